@@ -1,0 +1,197 @@
+"""The settings: environment, then ENV_FILE (.env), then .env.example, as one frozen record.
+
+scripts/lib/settings.sh does the same in the shell. A line that the two could read differently is refused by both.
+"""
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import cache
+from io import StringIO
+from pathlib import Path
+
+from dotenv.parser import parse_stream
+
+from runbook import ROOT
+from runbook.faults import Fault, tr
+
+EXAMPLE = ROOT / ".env.example"
+GPU_MODEL = "Qwen/Qwen3-4B-Instruct-2507"
+DEMO_NAME = "SmolLM2-135M-Instruct"
+
+_ASSIGNMENT = re.compile(r"\s*(export[ \t]+)?[A-Za-z_][A-Za-z0-9_]*[ \t]*=")
+_REFERENCE = re.compile(r"\$\{([^}:]*)(?::-([^}]*))?\}")
+# Control characters and the spaces beyond ASCII, the full-width one among them.
+_UNUSUAL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Every setting with its type; `auto` for profile, model and names is resolved already."""
+
+    base_dir: Path
+    profile: str
+    model_id: str
+    model_revision: str
+    model_dir: Path
+    served_model_name: str
+    modelscope_cache: Path
+    modelscope_endpoint: str
+    log_dir: Path
+    venv_dir: Path
+    pip_index_url: str
+    torch_find_links: str
+    host: str
+    port: int
+    api_key: str
+    gpu: str
+    gpu_memory_utilization: str
+    max_model_len: str
+    trust_remote_code: bool
+    vllm_extra_args: str
+    tmux_session: str
+    ragflow_url: str
+    ragflow_api_key: str
+    runbook_lang: str
+    env_file: Path
+
+    def env(self) -> dict[str, str]:
+        """What a script gets: every setting as text under its own name."""
+        text = {key.upper(): str(value) for key, value in asdict(self).items()}
+        text["TRUST_REMOTE_CODE"] = text["TRUST_REMOTE_CODE"].lower()
+        if not self.env_file.is_file():  # not made yet: the scripts use the default as well
+            del text["ENV_FILE"]
+        return text
+
+
+@cache
+def rules() -> dict[str, tuple[str, str, str]]:
+    """Every key's (pattern, allowed values in Chinese, in English), from the file that the shell reads too."""
+    found = {}
+    for line in (ROOT / "scripts" / "lib" / "settings.rules").read_text("utf-8").splitlines():
+        if line and not line.startswith("#"):
+            key, pattern, words = line.split(maxsplit=2)
+            zh, en = words.split(" | ")
+            found[key] = (pattern.replace("[:space:]", r"\s"), zh, en)
+    return found
+
+
+def read_file(path: Path) -> dict[str, str]:
+    """KEY → value as written, before ${NAME} is filled in. Raises Fault E01 or E02."""
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise Fault("E01", file=path, line=error.object[: error.start].count(b"\n") + 1) from None
+    values: dict[str, str] = {}
+    number = 0
+    for line in text.replace("\r\n", "\n").split("\n"):
+        number += 1
+        if not line.strip(" \t\v\f\r") or line.lstrip(" \t\v\f\r").startswith("#"):
+            continue
+        binding = next(parse_stream(StringIO(line)))
+        key, value = binding.key, binding.value
+        if (
+            not _ASSIGNMENT.match(line)
+            or _UNUSUAL.search(line)
+            or key is None
+            or value is None
+            or any(ord(char) < 32 for char in value)
+        ):
+            raise Fault("E01", file=path, line=number)
+        if key not in rules():
+            raise Fault("E02", key=key, file=path, allowed=" ".join(rules()))
+        values[key] = value
+    return values
+
+
+def _fill(key: str, raw: Mapping[str, str], environ: Mapping[str, str], busy: tuple[str, ...] = ()) -> str:
+    """The value of a key with ${NAME} and ${NAME:-default} filled in. Raises Fault E20."""
+    if key in environ:
+        return environ[key]
+    if key in busy:
+        raise Fault("E20", key=key, name=key)
+
+    def referred(match: re.Match[str]) -> str:
+        name, default = match[1], match[2]
+        if name in rules():
+            return _fill(name, raw, environ, (*busy, key))
+        if name in environ:
+            return environ[name]
+        if default is None:
+            raise Fault("E20", key=key, name=name)
+        return default
+
+    return _REFERENCE.sub(referred, raw.get(key, ""))
+
+
+def raw_settings(environ: Mapping[str, str]) -> tuple[dict[str, str], Path]:
+    """Every setting as text, checked, with `auto` still in it; and the env file. Raises Fault."""
+    named = environ.get("ENV_FILE")
+    env_file = Path(os.path.abspath(named)) if named else ROOT / ".env"
+    if named and not env_file.is_file():
+        raise Fault("E18", file=named)
+    raw = read_file(EXAMPLE) | (read_file(env_file) if env_file.is_file() else {})
+    values = {}
+    for key, (pattern, zh, en) in rules().items():
+        value = _fill(key, raw, environ)
+        if not re.fullmatch(pattern, value, re.ASCII) or any(ord(char) < 32 or ord(char) == 127 for char in value):
+            shown = "***" if key.endswith("API_KEY") else value
+            raise Fault("E03", key=key, value=shown, allowed=tr(zh, en))
+        # One spelling for one folder: the server's processes are known by it.
+        values[key] = "/" + os.path.normpath(value).lstrip("/") if value.startswith("/") and "/.+" in pattern else value
+    return values, env_file
+
+
+def has_card() -> bool:
+    """Whether nvidia-smi lists a card. Facts about cards come from there and from nowhere else."""
+    import sh
+
+    try:
+        return any(line.startswith("GPU ") for line in str(sh.Command("nvidia-smi")("-L")).splitlines())
+    except (sh.CommandNotFound, sh.ErrorReturnCode):
+        return False
+
+
+def load(environ: Mapping[str, str] | None = None) -> Settings:
+    """The settings of now, with the profile, the model, its folder and its name resolved. Raises Fault."""
+    values, env_file = raw_settings(os.environ if environ is None else environ)
+    if values["RUNBOOK_LANG"]:
+        os.environ["RUNBOOK_LANG"] = values["RUNBOOK_LANG"]
+    profile = values["PROFILE"]
+    if profile == "auto":
+        profile = "gpu" if has_card() else "cpu"
+    model_id = values["MODEL_ID"]
+    if model_id == "auto":
+        model_id = GPU_MODEL if profile == "gpu" else "demo"
+    name = DEMO_NAME if model_id == "demo" else model_id.split("/")[-1]
+    if values["MODEL_ID"] == "auto" and values["MODEL_DIR"]:  # the folder was chosen, not the model
+        name = os.path.basename(values["MODEL_DIR"].rstrip("/")) or name
+    settings = Settings(
+        base_dir=Path(values["BASE_DIR"]),
+        profile=profile,
+        model_id=model_id,
+        model_revision=values["MODEL_REVISION"],
+        model_dir=Path(values["MODEL_DIR"] or f"{values['BASE_DIR']}/models/{name}"),
+        served_model_name=values["SERVED_MODEL_NAME"] or name,
+        modelscope_cache=Path(values["MODELSCOPE_CACHE"]),
+        modelscope_endpoint=values["MODELSCOPE_ENDPOINT"],
+        log_dir=Path(values["LOG_DIR"]),
+        venv_dir=Path(values["VENV_DIR"]),
+        pip_index_url=values["PIP_INDEX_URL"],
+        torch_find_links=values["TORCH_FIND_LINKS"],
+        host=values["HOST"],
+        port=int(values["PORT"]),
+        api_key=values["API_KEY"],
+        gpu=values["GPU"],
+        gpu_memory_utilization=values["GPU_MEMORY_UTILIZATION"],
+        max_model_len=values["MAX_MODEL_LEN"],
+        trust_remote_code=values["TRUST_REMOTE_CODE"] == "true",
+        vllm_extra_args=values["VLLM_EXTRA_ARGS"],
+        tmux_session=values["TMUX_SESSION"],
+        ragflow_url=values["RAGFLOW_URL"],
+        ragflow_api_key=values["RAGFLOW_API_KEY"],
+        runbook_lang=values["RUNBOOK_LANG"],
+        env_file=env_file,
+    )
+    return settings

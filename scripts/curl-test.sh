@@ -1,0 +1,27 @@
+#!/usr/bin/env bash
+# Ask the server one question through its OpenAI-compatible interface.
+# 通过 OpenAI 兼容接口问服务一个问题。
+set -euo pipefail
+source "$(dirname "$0")/lib/settings.sh"
+source "$ROOT/scripts/lib/server.sh"
+
+url=$(base_url)/v1/chat/completions
+question=用中文简单介绍一下你自己
+[[ $MODEL_ID != demo ]] || question='Introduce yourself in one sentence.' # the embedded model speaks English only
+name=${SERVED_MODEL_NAME//\\/\\\\}
+body='{"model": "'${name//\"/\\\"}'", "messages": [{"role": "user", "content": "'$question'"}], "max_tokens": 256}'
+
+# The key comes by standard input: everybody on the machine can read a command line.
+ask=(curl -sS --noproxy '*' --max-time 300 -w '\n%{http_code}' "$url" -H @- -H 'Content-Type: application/json' -d "$body")
+say "API_KEY 见 $ENV_FILE" "API_KEY is in $ENV_FILE"
+printf "    $ printf 'Authorization: Bearer %%s' \"\$API_KEY\" | %s\n" "$(quote "${ask[@]}")"
+dry && exit
+
+reply=$(printf 'Authorization: Bearer %s' "$API_KEY" | "${ask[@]}" 2>&1) || die E16 "url=$url" "reason=${reply//$'\n'/ }"
+code=${reply##*$'\n'} reply=${reply%$'\n'*}
+[[ $code == 200 ]] || die E16 "url=$url" "reason=HTTP $code ${reply:0:300}"
+answer=$(python3 -c '
+import json, sys
+print((json.load(sys.stdin)["choices"][0]["message"]["content"] or "").strip())' <<<"$reply") || die E16 "url=$url" "reason=${reply:0:300}"
+[[ -n $answer ]] || die E16 "url=$url" "reason=${reply:0:300}"
+printf '\n%s\n\n' "$answer"

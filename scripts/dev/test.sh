@@ -1,0 +1,7 @@
+#!/usr/bin/env bash
+# Run the tests; words given go to pytest.
+# 运行测试；参数传给 pytest。
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+# Tests never ask a mirror: pip's own configuration is used.
+exec env PIP_INDEX_URL= .venv/bin/python -m pytest "$@"

@@ -1,0 +1,60 @@
+#!/usr/bin/env bash
+# Serve the model with vLLM in the foreground; Ctrl-C stops it.
+# 在前台用 vLLM 启动服务；Ctrl-C 停止。
+set -euo pipefail
+source "$(dirname "$0")/lib/settings.sh"
+source "$ROOT/scripts/lib/server.sh"
+
+dry || [[ -x $VENV_DIR/bin/vllm ]] || die E21 "missing=$VENV_DIR/bin/vllm" step=install
+dry || [[ -f $MODEL_DIR/config.json ]] || die E21 "missing=$MODEL_DIR/config.json" step=download
+# Without a key anybody on the network could use the server: one is made, then this script starts over.
+dry || [[ -n $API_KEY ]] || exec env -u API_KEY bash "$ROOT/scripts/lib/env-file.sh" bash "$ROOT/scripts/serve.sh"
+
+# The folder stands first: --served-model-name takes several values and would swallow it. Both names are served.
+args=("$MODEL_DIR" --served-model-name "$SERVED_MODEL_NAME" "$MODEL_DIR" --host "$HOST" --port "$PORT")
+# auto lets vLLM shrink the context to what fits: Qwen3's own 262144 tokens want 36 GiB.
+args+=(--max-model-len "$MAX_MODEL_LEN")
+[[ $TRUST_REMOTE_CODE == false ]] || args+=(--trust-remote-code)
+
+if [[ $PROFILE == gpu ]]; then
+  if [[ $GPU == auto ]]; then
+    GPU=$(nvidia-smi --query-gpu=index,memory.free --format=csv,noheader,nounits | sort -t, -k2,2nr -k1,1n | head -n 1 | cut -d, -f1)
+    say "GPU=auto → $GPU（空闲显存最多）" "GPU=auto → $GPU (the most free memory)"
+  fi
+  cards=${GPU//[^,]/}
+  ((${#cards} == 0)) || args+=(--tensor-parallel-size $((${#cards} + 1)))
+  if [[ $GPU_MEMORY_UTILIZATION == auto ]]; then # what is free on the fullest chosen card, less a margin
+    GPU_MEMORY_UTILIZATION=$(nvidia-smi -i "$GPU" --query-gpu=memory.free,memory.total --format=csv,noheader,nounits |
+      awk -F, 'BEGIN { least = 0.92 } { share = $1 / $2 - 0.03; if (share < least) least = share } END { printf "%.2f", (least > 0.01 ? least : 0.01) }')
+    say "GPU_MEMORY_UTILIZATION=auto → $GPU_MEMORY_UTILIZATION（按空闲显存）" "GPU_MEMORY_UTILIZATION=auto → $GPU_MEMORY_UTILIZATION (by free memory)"
+  fi
+  args+=(--gpu-memory-utilization "$GPU_MEMORY_UTILIZATION")
+  export CUDA_DEVICE_ORDER=PCI_BUS_ID CUDA_VISIBLE_DEVICES=$GPU # PCI_BUS_ID: numbered as nvidia-smi numbers them
+else
+  args+=(--enforce-eager) # compiling costs minutes at every start and wins little on a CPU
+  # Without bf16 instructions float32 is more than twice as fast.
+  grep -qE 'avx512_bf16|amx_bf16' /proc/cpuinfo || args+=(--dtype float32)
+  if [[ $GPU_MEMORY_UTILIZATION == auto ]]; then # a share of RAM would be most of the machine; 2 GiB serve the embedded model
+    say "GPU_MEMORY_UTILIZATION=auto → KV 缓存 2 GiB 内存" "GPU_MEMORY_UTILIZATION=auto → 2 GiB of RAM for the KV cache"
+    args+=(--kv-cache-memory-bytes 2G)
+  else
+    args+=(--gpu-memory-utilization "$GPU_MEMORY_UTILIZATION")
+  fi
+  # All cores compute (vLLM would keep one back), with the faster OpenMP and, where installed, the faster malloc.
+  export VLLM_CPU_OMP_THREADS_BIND=${VLLM_CPU_OMP_THREADS_BIND:-0-$(($(nproc) - 1))}
+  malloc=$(/sbin/ldconfig -p 2>/dev/null | awk '/libtcmalloc_minimal\.so\.4 / { print $NF; exit }')
+  for library in "$malloc" "$VENV_DIR/lib/libiomp5.so"; do # LD_PRELOAD cannot carry a path with a space
+    [[ ! -f $library || $library == *[[:space:]:]* ]] || export LD_PRELOAD=${LD_PRELOAD:+$LD_PRELOAD:}$library
+  done
+fi
+if [[ -n $VLLM_EXTRA_ARGS ]]; then
+  mapfile -d '' -t extra < <(xargs printf '%s\0' <<<"$VLLM_EXTRA_ARGS")
+  args+=("${extra[@]}")
+fi
+
+export HF_HUB_OFFLINE=1 VLLM_NO_USAGE_STATS=1 # the model is local: nothing is asked of the internet
+export VLLM_API_KEY=$API_KEY                  # in the environment, since everybody can read a command line
+export RUNBOOK_SERVER=$SERVER_ID SPT_NOENV=1  # marks every process of this server; SPT_NOENV keeps the mark readable
+unset PYTHONDONTWRITEBYTECODE                 # with it every start compiles all of vLLM anew: a minute lost
+unset API_KEY RAGFLOW_API_KEY
+run exec "$VENV_DIR/bin/vllm" serve "${args[@]}"

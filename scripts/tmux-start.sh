@@ -1,0 +1,62 @@
+#!/usr/bin/env bash
+# Start the server in its tmux session and wait until it answers.
+# 在 tmux 会话中启动服务，等到它能应答为止。
+set -euo pipefail
+source "$(dirname "$0")/lib/settings.sh"
+source "$ROOT/scripts/lib/server.sh"
+
+limit=1800 # seconds; a start that dies is told at once, this is for one that hangs
+began=$SECONDS
+
+logged() { tail -c "+$((offset + 1))" "$SERVER_LOG" 2>/dev/null || true; } # since this start
+
+phase() { # vLLM's own phase
+  logged | awk -v zh="$([[ $(lang) == zh ]] && echo 1)" '
+    /non-default args: /                            { p = zh ? "读取参数" : "reading its options" }
+    /Resolved architecture: /                       { p = zh ? "检查模型" : "looking at the model" }
+    /Initializing a V1 LLM engine/                  { p = zh ? "初始化引擎" : "starting the engine" }
+    /Starting to load model|Loading model from scratch/ { p = zh ? "加载权重" : "loading the weights" }
+    /Loading weights took/                          { p = zh ? "权重已加载" : "weights loaded" }
+    /torch\.compile|Warming up model/               { p = zh ? "编译与预热" : "compiling and warming up" }
+    /KV cache size: /                               { p = zh ? "分配 KV 缓存" : "making room for the KV cache" }
+    /Capturing CUDA graphs/                         { p = zh ? "捕获 CUDA 图" : "capturing CUDA graphs" }
+    /Starting vLLM server on/                       { p = zh ? "打开接口" : "opening the interface" }
+    END { print p ? p : (zh ? "启动 Python 与 vLLM" : "starting Python and vLLM") }'
+}
+
+reason() { # the first error of this start: what follows it is mostly its echo
+  logged |
+    grep -m 1 -oE '[A-Za-z_.]*(Error|Exception): .+|error: .+|✗ .+' || pick "没有留下错误信息" "it left no error message"
+}
+
+wait_ready() {
+  local now last=''
+  until server_ready; do
+    session_ours || [[ -n $(server_pids) ]] || die E14 "reason=$(reason)" "log=$SERVER_LOG"
+    ((SECONDS - began < limit)) || die E15 "seconds=$limit" "port=$PORT" "log=$SERVER_LOG"
+    now=$(phase)
+    [[ $now == "$last" ]] || printf '    %4d s  %s\n' $((SECONDS - began)) "$now"
+    last=$now
+    sleep 1
+  done
+  say "$((SECONDS - began)) 秒后就绪：$(base_url)/v1" "ready after $((SECONDS - began)) s: $(base_url)/v1"
+}
+
+offset=$(stat -c %s "$SERVER_LOG" 2>/dev/null || echo 0)
+if [[ -n $(server_pids) ]]; then
+  say "服务已在启动或运行" "the server is up already, or on its way"
+else
+  session_exists && die E08 "session=$TMUX_SESSION"
+  if port_taken; then die E07 "port=$PORT" "owner=$(port_owner)" "other=$(next_free_port)"; fi
+  dry || [[ -n $API_KEY ]] || exec env -u API_KEY bash "$ROOT/scripts/lib/env-file.sh" bash "$ROOT/scripts/tmux-start.sh"
+  run mkdir -p "$BASE_DIR/run" "$LOG_DIR"
+  for key in "${KEYS[@]}"; do # the values of now, so that the pane serves exactly these
+    value=${!key//\\/\\\\}
+    printf "%s='%s'\n" "$key" "${value//\'/\\\'}"
+  done | write "$SERVER_ID.env"
+  start=(tmux new-session -d -s "$TMUX_SESSION" -x 160 -y 50
+    bash "$ROOT/scripts/lib/pane.sh" "$SERVER_ID.env" "$SERVER_LOG" ';' set-option @runbook "$SERVER_ID")
+  # The session outlives this shell: none of our settings, the key least of all, stays in tmux's environment.
+  (unset "${KEYS[@]}" ENV_FILE RUNBOOK_TASK && run "${start[@]}")
+fi
+dry || wait_ready

@@ -1,0 +1,125 @@
+"""The runbook's table of contents: one task a step. What a step runs is scripts/NAME.sh; why is docs/*/*NAME.md."""
+
+from invoke import Collection, Context, task
+
+from runbook import steps
+
+
+@task(
+    help={
+        "dry": "只显示命令，不改变任何东西 · Only show the commands",
+        "from": "从这一步开始 · The step to begin with",
+        "to": "到这一步为止 · The step to end with",
+    }
+)
+def deploy(c: Context, dry: bool = False, from_: str | None = None, to: str | None = None) -> None:
+    """按顺序完成全部步骤 · All the steps in order, to a real answer."""
+    steps.deploy(dry, from_, to)
+
+
+@task
+def preflight(c: Context) -> None:
+    """0 检查本机 · Check that this machine has what the steps need."""
+    steps.run("preflight")
+
+
+@task
+def mkdirs(c: Context) -> None:
+    """1.1 建目录 · Make the folders."""
+    steps.run("mkdirs")
+
+
+@task
+def venv(c: Context) -> None:
+    """1.2 建虚拟环境 · Make the Python environment that vLLM runs in."""
+    steps.run("venv")
+
+
+@task
+def install(c: Context) -> None:
+    """1.3 安装 vLLM 等 · Install vLLM and ModelScope, as locked."""
+    steps.run("install")
+
+
+@task
+def download(c: Context) -> None:
+    """2 下载模型 · Download the model from ModelScope."""
+    steps.run("download")
+
+
+@task
+def port_check(c: Context) -> None:
+    """3.1 检查端口 · See that the port is free, or this server's."""
+    steps.run("port-check")
+
+
+@task
+def serve(c: Context) -> None:
+    """3.2 前台启动 · Serve in the foreground; Ctrl-C stops it."""
+    steps.foreground("serve")
+
+
+@task
+def tmux_start(c: Context) -> None:
+    """4.1 tmux 中启动 · Start in tmux and wait until it answers."""
+    steps.run("tmux-start")
+
+
+@task
+def tmux_ls(c: Context) -> None:
+    """4.2 列出会话 · List the tmux sessions."""
+    steps.foreground("tmux-ls")
+
+
+@task
+def tmux_attach(c: Context) -> None:
+    """4.2 进入会话 · Look into the session; Ctrl-B D leaves it."""
+    steps.foreground("tmux-attach")
+
+
+@task
+def stop(c: Context) -> None:
+    """4.2 停止服务 · Stop the server; prove that nothing is left."""
+    steps.foreground("stop")
+
+
+@task
+def curl_test(c: Context) -> None:
+    """5 自测接口 · Ask the server one question."""
+    steps.run("curl-test")
+
+
+@task
+def ragflow_notes(c: Context) -> None:
+    """6 RAGFlow 填写说明 · What to enter in RAGFlow."""
+    steps.run("ragflow-notes")
+
+
+@task(
+    help={
+        "fast": "跳过真实部署 · Leave out what deploys for real",
+        "args": "传给 pytest 的参数 · More words for pytest",
+    }
+)
+def test(c: Context, fast: bool = False, args: str = "") -> None:
+    """运行测试 · Run the tests."""
+    steps.script("dev/test", *(["-m", "not slow"] if fast else []), *args.split())
+
+
+@task
+def lint(c: Context) -> None:
+    """检查代码 · Run every checker."""
+    steps.script("dev/lint")
+
+
+@task
+def lock(c: Context) -> None:
+    """重新解析 requirements/ · Resolve the locks under requirements/ anew."""
+    steps.script("dev/lock")
+
+
+namespace = Collection(
+    deploy, preflight, mkdirs, venv, install, download, port_check, serve, tmux_start, tmux_ls, tmux_attach, stop,
+    curl_test, ragflow_notes, test, lint,
+)  # fmt: skip
+namespace.add_collection(Collection("dev", lock))
