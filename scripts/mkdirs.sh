@@ -4,7 +4,9 @@
 set -euo pipefail
 source "$(dirname "$0")/lib/settings.sh"
 
-for key in BASE_DIR MODELSCOPE_CACHE LOG_DIR; do
-  run mkdir -p "${!key}" || die E06 "folder=${!key}" "user=$(id -un)" "key=$key"
-done
-run mkdir -p "$BASE_DIR/models" "$BASE_DIR/run"
+make() { # make KEY FOLDER…: a failure names the setting
+  run mkdir -p "${@:2}" || die E06 "folder=${!1}" "user=$(id -un)" "key=$1"
+}
+make BASE_DIR "$BASE_DIR/models" "$BASE_DIR/run"
+make MODELSCOPE_CACHE "$MODELSCOPE_CACHE"
+make LOG_DIR "$LOG_DIR"

@@ -51,9 +51,11 @@ else
   dry || [[ -n $API_KEY ]] || exec env -u API_KEY bash "$ROOT/scripts/lib/env-file.sh" bash "$ROOT/scripts/tmux-start.sh"
   run mkdir -p "$BASE_DIR/run" "$LOG_DIR"
   for key in "${KEYS[@]}"; do # the values of now, so that the pane serves exactly these
-    value=${!key//\\/\\\\}
-    printf "%s='%s'\n" "$key" "${value//\'/\\\'}"
+    text=${!key//\\/\\\\}
+    printf "%s='%s'\n" "$key" "${text//\'/\\\'}"
   done | write "$SERVER_ID.env"
+  say "会话中运行：" "In the session runs:"
+  RUNBOOK_TASK=tmux-start RUNBOOK_DRY=1 bash "$ROOT/scripts/serve.sh"
   start=(tmux new-session -d -s "$TMUX_SESSION" -x 160 -y 50
     bash "$ROOT/scripts/lib/pane.sh" "$SERVER_ID.env" "$SERVER_LOG" ';' set-option @runbook "$SERVER_ID")
   # The session outlives this shell: none of our settings, the key least of all, stays in tmux's environment.

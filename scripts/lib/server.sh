@@ -1,5 +1,5 @@
 # Which processes, port and tmux session are this server's. Reads only. Sourced by the steps after settings.sh.
-# shellcheck shell=bash
+# shellcheck shell=bash disable=SC2034,SC2153 # names come from the settings and go to the steps
 SERVER_ID=$BASE_DIR/run/$TMUX_SESSION # every process of the server carries it as RUNBOOK_SERVER in its environment
 SERVER_LOG=$LOG_DIR/vllm.log
 
