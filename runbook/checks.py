@@ -52,13 +52,6 @@ def download(settings: Settings) -> str | None:
         return None
 
 
-def port_check(settings: Settings) -> str | None:
-    """The port is this server's already."""
-    if server.listeners(settings.port) & server.pids(settings):
-        return tr(f"端口 {settings.port} 由本服务使用", f"port {settings.port} is this server's")
-    return None
-
-
 def tmux_start(settings: Settings) -> str | None:
     """This very server is ready."""
     return f"{server.base_url(settings)}/v1" if server.state(settings) == "ready" else None
@@ -71,7 +64,7 @@ STEPS: dict[str, Check | None] = {
     "venv": venv,
     "install": install,
     "download": download,
-    "port-check": port_check,
+    "port-check": None,
     "tmux-start": tmux_start,
     "curl-test": None,
     "ragflow-notes": None,

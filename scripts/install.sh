@@ -18,8 +18,8 @@ if [[ -f $stamp && $(<"$stamp") == "$wanted" ]]; then
   exit
 fi
 
-pip_setting() { # pip_setting NAME: what pip's own configuration says of it, on one line
-  "$python" -m pip config list 2>/dev/null | sed -n "s/^[^=]*\.$1='\(..*\)'\$/\1/p" | sed 's/\\n/ /g' | xargs
+pip_setting() { # pip_setting NAME: what pip's own configuration says of it, a value a line
+  "$python" -m pip config list 2>/dev/null | sed -n "s/^[^=]*\.$1='\(..*\)'\$/\1/p" | sed 's/\\n/ /g' | tr ' ' '\n' | sort -u
 }
 
 choose_index
@@ -27,9 +27,10 @@ pip_flags=(--no-deps) uv_flags=(--no-deps)
 if [[ -n $PIP_INDEX_URL ]]; then
   pip_flags+=(--index-url "$PIP_INDEX_URL") uv_flags+=(--default-index "$PIP_INDEX_URL")
   if [[ -z $TORCH_FIND_LINKS && $PROFILE == cpu ]] && { dry || answers "$torch_mirror"; }; then TORCH_FIND_LINKS=$torch_mirror; fi
-elif ! dry; then # uv does not read pip's configuration: it is told
+elif ! dry; then # uv does not read pip's configuration: it is told, and to look into every index as pip does
+  uv_flags+=(--index-strategy unsafe-best-match)
   for link in $(pip_setting index-url); do uv_flags+=(--default-index "$link"); done
-  for link in $(pip_setting extra-index-url); do uv_flags+=(--index "$link" --index-strategy unsafe-best-match); done
+  for link in $(pip_setting extra-index-url); do uv_flags+=(--index "$link"); done
   for link in $(pip_setting find-links); do uv_flags+=(--find-links "$link"); done
 fi
 if [[ -n $TORCH_FIND_LINKS && $PROFILE == cpu ]]; then
