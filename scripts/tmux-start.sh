@@ -57,7 +57,7 @@ else
   say "会话中运行：" "In the session runs:"
   RUNBOOK_TASK=tmux-start RUNBOOK_DRY=1 bash "$ROOT/scripts/serve.sh"
   start=(tmux new-session -d -s "$TMUX_SESSION" -x 160 -y 50
-    bash "$ROOT/scripts/lib/pane.sh" "$SERVER_ID.env" "$SERVER_LOG" ';' set-option @runbook "$SERVER_ID")
+    bash "$ROOT/scripts/lib/pane.sh" "$SERVER_ID.env" "$SERVER_LOG" ';' set-option -t "=$TMUX_SESSION:" @runbook "$SERVER_ID")
   # The session outlives this shell: none of our settings, the key least of all, stays in tmux's environment.
   (unset "${KEYS[@]}" ENV_FILE RUNBOOK_TASK && run "${start[@]}")
 fi
