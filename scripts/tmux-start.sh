@@ -17,7 +17,7 @@ phase() { # vLLM's own phase
     /Initializing a V1 LLM engine/                  { p = zh ? "初始化引擎" : "starting the engine" }
     /Starting to load model|Loading model from scratch/ { p = zh ? "加载权重" : "loading the weights" }
     /Loading weights took/                          { p = zh ? "权重已加载" : "weights loaded" }
-    /torch\.compile|Warming up model/               { p = zh ? "编译与预热" : "compiling and warming up" }
+    /Starting torch\.compile|torch\.compile took|Warming up model/              { p = zh ? "编译与预热" : "compiling and warming up" }
     /KV cache size: /                               { p = zh ? "分配 KV 缓存" : "making room for the KV cache" }
     /Capturing CUDA graphs/                         { p = zh ? "捕获 CUDA 图" : "capturing CUDA graphs" }
     /Starting vLLM server on/                       { p = zh ? "打开接口" : "opening the interface" }

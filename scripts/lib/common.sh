@@ -35,6 +35,11 @@ run() { # run COMMAND…: shows it, then runs it; with RUNBOOK_DRY only shows it
   dry || "$@"
 }
 
+become() { # become COMMAND…: the same, in place of this shell
+  printf '    $ %s\n' "$(quote "$@")"
+  dry || exec "$@"
+}
+
 # Facts about cards come from nvidia-smi and from nowhere else.
 has_card() { nvidia-smi -L 2>/dev/null | grep -q '^GPU '; }
 
