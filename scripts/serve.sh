@@ -43,13 +43,11 @@ else
   fi
   # vLLM keeps one core back: of a few, that is too much.
   (($(nproc) > 4)) || run export VLLM_CPU_NUM_OF_RESERVED_CPU=0
-  # The faster OpenMP and, where it is installed, the faster malloc.
-  malloc=$(/sbin/ldconfig -p 2>/dev/null | awk '/libtcmalloc_minimal\.so\.4 / { print $NF; exit }')
+  # The faster OpenMP and, where it is installed, the faster malloc. By name: LD_PRELOAD cannot carry a path with a space.
   preload=${LD_PRELOAD:-}
-  for library in "$malloc" "$VENV_DIR/lib/libiomp5.so"; do # LD_PRELOAD cannot carry a path with a space
-    [[ ! -f $library || $library == *[[:space:]:]* ]] || preload=${preload:+$preload:}$library
-  done
-  [[ -z $preload ]] || run export "LD_PRELOAD=$preload"
+  ! /sbin/ldconfig -p 2>/dev/null | grep -qF libtcmalloc_minimal.so.4 || preload+=" libtcmalloc_minimal.so.4"
+  [[ ! -f $VENV_DIR/lib/libiomp5.so ]] || preload+=" libiomp5.so"
+  [[ -z $preload ]] || run export "LD_LIBRARY_PATH=$VENV_DIR/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}" "LD_PRELOAD=${preload# }"
 fi
 if [[ -n $VLLM_EXTRA_ARGS ]]; then
   mapfile -d '' -t extra < <(xargs printf '%s\0' <<<"$VLLM_EXTRA_ARGS")

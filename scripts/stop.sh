@@ -39,5 +39,5 @@ fi
 if session_ours; then run tmux kill-session -t "=$TMUX_SESSION" 2>/dev/null || true; fi
 dry && exit
 run rm -f "$SERVER_ID.env"
-if port_taken; then die E19 "left=$(pick "端口 $PORT：$(port_owner)" "port $PORT: $(port_owner)")"; fi
+if port_taken; then die E07 "port=$PORT" "owner=$(port_owner)" "other=$(next_free_port)"; fi
 say "没有残留进程，端口 $PORT 已释放" "no process is left, port $PORT is free"
