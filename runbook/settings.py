@@ -20,7 +20,7 @@ EXAMPLE = ROOT / ".env.example"
 GPU_MODEL = "Qwen/Qwen3-4B-Instruct-2507"
 DEMO_NAME = "SmolLM2-135M-Instruct"
 
-_ASSIGNMENT = re.compile(r"\s*(export[ \t]+)?[A-Za-z_][A-Za-z0-9_]*[ \t]*=")
+_ASSIGNMENT = re.compile(r"\s*(?:export[ \t]+)?([A-Za-z_][A-Za-z0-9_]*)[ \t]*=")
 _REFERENCE = re.compile(r"\$\{([^}:]*)(?::-([^}]*))?\}")
 # Control characters and the spaces beyond ASCII, the full-width one among them.
 _UNUSUAL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]")
@@ -84,30 +84,24 @@ def read_file(path: Path) -> dict[str, str]:
     except UnicodeDecodeError as error:
         raise Fault("E01", file=path, line=error.object[: error.start].count(b"\n") + 1) from None
     values: dict[str, str] = {}
-    number = 0
-    for line in text.replace("\r\n", "\n").split("\n"):
-        number += 1
+    for number, line in enumerate(text.replace("\r\n", "\n").split("\n"), 1):
         if not line.strip(" \t\v\f\r") or line.lstrip(" \t\v\f\r").startswith("#"):
             continue
-        binding = next(parse_stream(StringIO(line)))
-        key, value = binding.key, binding.value
-        if (
-            not _ASSIGNMENT.match(line)
-            or _UNUSUAL.search(line)
-            or key is None
-            or value is None
-            or any(ord(char) < 32 for char in value)
-        ):
+        named = _ASSIGNMENT.match(line)
+        if not named or _UNUSUAL.search(line):
             raise Fault("E01", file=path, line=number)
-        if key not in rules():
-            raise Fault("E02", key=key, file=path, allowed=" ".join(rules()))
-        values[key] = value
+        if named[1] not in rules():
+            raise Fault("E02", key=named[1], file=path, allowed=" ".join(rules()))
+        value = next(parse_stream(StringIO(line))).value
+        if value is None or any(ord(char) < 32 for char in value):
+            raise Fault("E01", file=path, line=number)
+        values[named[1]] = value
     return values
 
 
 def _fill(key: str, raw: Mapping[str, str], environ: Mapping[str, str], busy: tuple[str, ...] = ()) -> str:
     """The value of a key with ${NAME} and ${NAME:-default} filled in. Raises Fault E20."""
-    if key in environ:
+    if environ.get(key) or (key in environ and key != "API_KEY"):  # an empty key must not hide the one in the file
         return environ[key]
     if key in busy:
         raise Fault("E20", key=key, name=key)

@@ -51,9 +51,10 @@ def _end_children() -> None:
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # once is enough
     _, alive = psutil.wait_procs(psutil.Process().children(recursive=True), timeout=3)
-    for child in alive:
-        child.send_signal(signal.SIGINT)
-    psutil.wait_procs(alive, timeout=30)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        for child in alive:
+            child.send_signal(number)
+        _, alive = psutil.wait_procs(alive, timeout=10)
 
 
 def settle() -> Settings:
@@ -61,8 +62,6 @@ def settle() -> Settings:
     settings = load()
     if not settings.env_file.is_file() or not settings.api_key:
         script("lib/env-file", settings=settings)
-        if not settings.api_key:
-            os.environ.pop("API_KEY", None)  # set but empty, it would hide the new one
         settings = load()
     return settings
 
@@ -131,4 +130,4 @@ def deploy(dry: bool, first: str | None, last: str | None) -> None:
 
 def foreground(name: str) -> None:
     """A script that is no step of deploy; Ctrl-C is a way to end it. Raises Exit."""
-    script(name, settings=settle())
+    script(name, settings=load())

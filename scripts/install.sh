@@ -47,7 +47,7 @@ install() { # install LOCK: with uv where there is one, with pip where that fail
     if [[ -t 2 ]]; then
       run "$uv" pip install --python "$python" "${uv_flags[@]}" -r "$1" && return
     else # without a terminal: what is fetched, not the list of all that there is
-      run "$uv" pip install --python "$python" "${uv_flags[@]}" -r "$1" 2>&1 | sed -u '/^ [-+~] /d; s/^/    /' && return
+      run "$uv" pip install --python "$python" "${uv_flags[@]}" -r "$1" 2>&1 | sed -u '/^ [-+~] /d' && return
     fi
     say "uv 没有装成，改用 pip。" "uv did not manage; pip is tried."
   fi

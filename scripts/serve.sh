@@ -9,7 +9,7 @@ dry || [[ -x $VENV_DIR/bin/vllm ]] || die E21 "missing=$VENV_DIR/bin/vllm" step=
 dry || [[ -f $MODEL_DIR/config.json ]] || die E21 "missing=$MODEL_DIR/config.json" step=download
 if ! dry && port_taken; then die E07 "port=$PORT" "owner=$(port_owner)" "other=$(next_free_port)"; fi
 # Without a key anybody on the network could use the server: one is made, then this script starts over.
-dry || [[ -n $API_KEY ]] || exec env -u API_KEY bash "$ROOT/scripts/lib/env-file.sh" bash "$ROOT/scripts/serve.sh"
+dry || [[ -n $API_KEY ]] || exec bash "$ROOT/scripts/lib/env-file.sh" bash "$ROOT/scripts/serve.sh"
 
 # The folder stands first: --served-model-name takes several values and would swallow it. Both names are served.
 args=("$MODEL_DIR" --served-model-name "$SERVED_MODEL_NAME" "$MODEL_DIR" --host "$HOST" --port "$PORT")
@@ -18,6 +18,7 @@ args+=(--max-model-len "$MAX_MODEL_LEN")
 [[ $TRUST_REMOTE_CODE == false ]] || args+=(--trust-remote-code)
 
 if [[ $PROFILE == gpu ]]; then
+  has_card || die E24
   if [[ $GPU == auto ]]; then
     GPU=$(nvidia-smi --query-gpu=index,memory.free --format=csv,noheader,nounits | sort -t, -k2,2nr -k1,1n | head -n 1 | cut -d, -f1)
     say "GPU=auto → $GPU（空闲显存最多）" "GPU=auto → $GPU (the most free memory)"
@@ -50,7 +51,9 @@ else
   [[ -z $preload ]] || run export "LD_LIBRARY_PATH=$VENV_DIR/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}" "LD_PRELOAD=${preload# }"
 fi
 if [[ -n $VLLM_EXTRA_ARGS ]]; then
-  mapfile -d '' -t extra < <(xargs printf '%s\0' <<<"$VLLM_EXTRA_ARGS")
+  words=$(xargs printf '%s\n' <<<"$VLLM_EXTRA_ARGS" 2>/dev/null) ||
+    die E03 key=VLLM_EXTRA_ARGS "value=$VLLM_EXTRA_ARGS" "allowed=$(pick "引号成对的参数" "words with matching quotes")"
+  mapfile -t extra <<<"$words"
   args+=("${extra[@]}")
 fi
 
@@ -60,5 +63,6 @@ run unset PYTHONDONTWRITEBYTECODE                  # with it every start compile
 # In the environment and not in the command, which everybody on the machine can read.
 printf '    $ export VLLM_API_KEY=%s\n' "\"\$API_KEY\""
 export VLLM_API_KEY=$API_KEY
-unset API_KEY RAGFLOW_API_KEY
-become "$VENV_DIR/bin/vllm" serve "${args[@]}"
+command=("$VENV_DIR/bin/vllm" serve "${args[@]}")
+unset "${KEYS[@]}" ENV_FILE # our settings are not vLLM's
+become "${command[@]}"

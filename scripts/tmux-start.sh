@@ -25,7 +25,7 @@ phase() { # vLLM's own phase
 }
 
 reason() { # the first error of this start: what follows it is mostly its echo
-  logged |
+  logged | grep -vE ' (INFO|WARNING) ' |
     grep -m 1 -oE '[A-Za-z_.]*(Error|Exception): .+|error: .+|✗ .+' || pick "没有留下错误信息" "it left no error message"
 }
 
@@ -48,7 +48,7 @@ if [[ -n $(server_pids) ]]; then
 else
   session_exists && die E08 "session=$TMUX_SESSION"
   if port_taken; then die E07 "port=$PORT" "owner=$(port_owner)" "other=$(next_free_port)"; fi
-  dry || [[ -n $API_KEY ]] || exec env -u API_KEY bash "$ROOT/scripts/lib/env-file.sh" bash "$ROOT/scripts/tmux-start.sh"
+  dry || [[ -n $API_KEY ]] || exec bash "$ROOT/scripts/lib/env-file.sh" bash "$ROOT/scripts/tmux-start.sh"
   run mkdir -p "$BASE_DIR/run" "$LOG_DIR"
   for key in "${KEYS[@]}"; do # the values of now, so that the pane serves exactly these
     text=${!key//\\/\\\\}

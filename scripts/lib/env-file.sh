@@ -20,4 +20,4 @@ elif [[ ! -f $file ]]; then
   say "由 .env.example 生成 $ENV_FILE" "$ENV_FILE is made from .env.example"
   write "$file" <"$source"
 fi
-(($# == 0)) || exec env -u API_KEY "$@"
+(($# == 0)) || exec "$@"

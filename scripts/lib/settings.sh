@@ -24,7 +24,9 @@ read_rules() {
 
 read_environment() { # what a shell calls a variable may not be in the environment: env tells
   local pair
-  while IFS= read -r -d '' pair; do ENVIRON[${pair%%=*}]=${pair#*=}; done < <(env -0)
+  while IFS= read -r -d '' pair; do
+    [[ $pair == API_KEY= ]] || ENVIRON[${pair%%=*}]=${pair#*=} # an empty key must not hide the one in the file
+  done < <(env -0)
 }
 
 read_env() { # read_env FILE: every KEY=value of FILE into RAW
@@ -109,7 +111,7 @@ load_settings() {
     value[$key]=$REPLY
   done
   for key in "${KEYS[@]}"; do export "$key=${value[$key]}"; done
-  export ENV_FILE
+  [[ ! -f $ENV_FILE ]] || export ENV_FILE
 }
 
 note() { [[ -n ${RUNBOOK_TASK:-} ]] || say "$1" "$2" >&2; }

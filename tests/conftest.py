@@ -1,0 +1,122 @@
+"""What the tests share: scripts run in a clean environment, stand-ins for tools on the PATH, free ports."""
+
+import os
+import shutil
+import socket
+import subprocess
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from runbook import ROOT
+from runbook.settings import rules
+
+Done = subprocess.CompletedProcess[str]
+OURS = {*rules(), "ENV_FILE", "RUNBOOK_TASK", "RUNBOOK_DRY", "TMUX", "TMUX_PANE", "LC_ALL", "LC_MESSAGES"}
+
+
+def clean_environ(home: Path, **more: object) -> dict[str, str]:
+    """This process's environment without any setting of ours; pip's own configuration stays what it is."""
+    environ = {key: value for key, value in os.environ.items() if key not in OURS}
+    environ |= {"PIP_INDEX_URL": "", "LANG": "C.UTF-8", "TMUX_TMPDIR": str(home)}
+    return environ | {key: str(value) for key, value in more.items()}
+
+
+@dataclass
+class Shell:
+    """Runs bash and the scripts of a checkout, each test with its own folder, port range and tmux server."""
+
+    home: Path
+    root: Path = ROOT
+    settings: dict[str, object] = field(default_factory=dict)
+    path: list[Path] = field(default_factory=list)
+
+    def environ(self, **more: object) -> dict[str, str]:
+        environ = clean_environ(self.home, **{**self.settings, **more})
+        environ["PATH"] = os.pathsep.join([*map(str, self.path), environ["PATH"]])
+        return environ
+
+    def run(self, *words: object, timeout: float = 60, **more: object) -> Done:
+        """Any command; never raises on its exit code."""
+        return subprocess.run(
+            [str(word) for word in words],
+            env=self.environ(**more),
+            cwd=self.home,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            stdin=subprocess.DEVNULL,
+            check=False,
+        )
+
+    def script(
+        self, name: str, *words: object, timeout: float = 60, **more: object
+    ) -> subprocess.CompletedProcess[str]:
+        return self.run("bash", self.root / "scripts" / f"{name}.sh", *words, timeout=timeout, **more)
+
+    def inv(self, *words: object, timeout: float = 60, **more: object) -> Done:
+        return self.run(self.root / "inv", *words, timeout=timeout, **more)
+
+    def stand_in(self, name: str, body: str) -> Path:
+        """A tool of this name that goes before the real one on the PATH."""
+        folder = self.home / "stand-ins"
+        folder.mkdir(exist_ok=True)
+        if folder not in self.path:
+            self.path.append(folder)
+        return executable(folder / name, body)
+
+    def cards(self, *cards: tuple[int, int]) -> None:
+        """Stand in for nvidia-smi with these cards: (free, total) MiB each."""
+        rows = "\n".join(f"{index} {free} {total}" for index, (free, total) in enumerate(cards))
+        self.stand_in(
+            "nvidia-smi",
+            f"""rows='{rows}'
+            if [[ $1 == -L ]]; then sed 's/ .*//; s/.*/GPU &: Stand-In (UUID: GPU-&)/' <<<"$rows"; exit; fi
+            [[ $1 != -i ]] || rows=$(awk -v chosen=",$2," 'index(chosen, "," $1 ",")' <<<"$rows")
+            case $* in
+              *index,memory.free*) awk '{{ print $1 ", " $2 }}' <<<"$rows" ;;
+              *memory.free,memory.total*) awk '{{ print $2 ", " $3 }}' <<<"$rows" ;;
+            esac""",
+        )
+
+
+def executable(path: Path, body: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"#!/usr/bin/env bash\n{body}\n")
+    path.chmod(0o755)
+    return path
+
+
+@pytest.fixture
+def shell(tmp_path: Path, free_port: Callable[[], int]) -> Shell:
+    return Shell(tmp_path, settings={"BASE_DIR": tmp_path / "base", "PORT": free_port(), "PROFILE": "cpu"})
+
+
+@pytest.fixture(scope="session")
+def free_port() -> Callable[[], int]:
+    def one() -> int:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port: int = probe.getsockname()[1]
+            return port
+
+    return one
+
+
+def copy_checkout(target: Path) -> Path:
+    """What git would clone, the work in progress included, and nothing else."""
+    names = subprocess.run(
+        ["git", "ls-files", "-coz", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.split("\0")
+    for name in filter(None, names):
+        if (ROOT / name).is_file():
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, target / name)
+    return target
+
+
+def snapshot(folder: Path) -> Mapping[str, tuple[int, int]]:
+    """Every path below a folder with its size and time of change, to prove that nothing changed."""
+    return {str(path): (path.lstat().st_size, path.lstat().st_mtime_ns) for path in sorted(folder.rglob("*"))}

@@ -1,0 +1,141 @@
+"""deploy and single steps, through ./inv as a person runs them."""
+
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from runbook.checks import STEPS
+from tests.conftest import Shell, copy_checkout, snapshot
+
+
+@pytest.fixture
+def clone(shell: Shell) -> Shell:
+    """A checkout of its own that uses the environment of this one."""
+    root = copy_checkout(shell.home / "clone")
+    (root / ".venv").symlink_to(shell.root / ".venv")
+    return Shell(shell.home, root, shell.settings)
+
+
+def test_the_steps_are_those_of_the_runbook_in_order() -> None:
+    order = "preflight mkdirs venv install download port-check tmux-start curl-test ragflow-notes"
+    assert " ".join(STEPS) == order
+
+
+def test_dry_shows_every_command_and_changes_nothing(clone: Shell) -> None:
+    before = snapshot(clone.home)
+    done = clone.inv("deploy", "--dry", PYTHONDONTWRITEBYTECODE=1)
+    after = {path: seen for path, seen in snapshot(clone.home).items() if "__pycache__" not in path}
+    assert done.returncode == 0, done.stderr
+    changed = {path for path in before.keys() | after.keys() if before.get(path) != after.get(path)}
+    # Nothing but bytecode of our own and the empty folder where tmux would keep its socket.
+    assert changed <= {str(clone.home / "clone"), str(clone.root / "runbook"), str(clone.home / f"tmux-{os.getuid()}")}
+    for name in STEPS:
+        assert f"] {name} · " in done.stdout
+    for command in ("mkdir -p", "-m venv", "pip install", "vllm serve", "tmux new-session", "curl -sS"):
+        assert command in done.stdout
+    assert clone.run("tmux", "ls").returncode != 0
+
+
+def test_dry_says_what_it_would_do_with_these_settings(clone: Shell) -> None:
+    words = ("--dry", "--from", "tmux-start", "--to", "tmux-start")
+    done = clone.inv("deploy", *words, MAX_MODEL_LEN=4096, RUNBOOK_LANG="zh")
+    assert done.returncode == 0
+    assert "--max-model-len 4096" in done.stdout
+    assert "什么都没有改变" in done.stdout
+    assert "mkdirs" not in done.stdout
+
+
+@pytest.mark.parametrize(
+    "words", [("--from", "dowload"), ("--to", "nothing"), ("--from", "curl-test", "--to", "mkdirs"), ("--from", "stop")]
+)
+def test_an_unknown_step_is_refused_with_the_list(words: tuple[str, ...], clone: Shell) -> None:
+    done = clone.inv("deploy", *words)
+    assert done.returncode == 1
+    assert "There is no step" in done.stderr
+    assert "preflight mkdirs venv" in done.stderr
+    assert "E17 docs/en/troubleshooting.md#e17" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_from_and_to(clone: Shell) -> None:
+    done = clone.inv("deploy", "--to", "mkdirs")
+    assert done.returncode == 0, done.stderr
+    assert "[2/9] mkdirs" in done.stdout
+    assert "venv" not in done.stdout
+    assert (clone.home / "base/logs").is_dir()
+    done = clone.inv("deploy", "--from", "mkdirs", "--to", "mkdirs")
+    assert "already done" in done.stdout
+    assert "$ mkdir" not in done.stdout
+
+
+def test_the_first_use_makes_the_env_file_and_the_second_keeps_it(clone: Shell) -> None:
+    assert clone.inv("mkdirs").returncode == 0
+    text = (clone.root / ".env").read_text("utf-8")
+    assert clone.inv("mkdirs").returncode == 0
+    assert (clone.root / ".env").read_text("utf-8") == text
+
+
+def test_an_empty_key_in_the_environment_does_not_open_the_server(clone: Shell) -> None:
+    done = clone.inv("mkdirs", API_KEY="")
+    assert done.returncode == 0, done.stderr
+    text = (clone.root / ".env").read_text("utf-8")
+    done = clone.inv("mkdirs", API_KEY="")
+    assert (clone.root / ".env").read_text("utf-8") == text, "the key that is there is used"
+
+
+def test_a_step_that_fails_says_the_way_on(clone: Shell) -> None:
+    (clone.home / "file").write_text("in the way")
+    done = clone.inv("deploy", BASE_DIR=clone.home / "file/base")
+    assert done.returncode == 1
+    assert "E06 " in done.stderr
+    assert "run inv deploy: it goes on from here" in done.stderr
+    assert "Traceback" not in done.stderr + done.stdout
+
+
+def test_a_bad_setting_has_no_traceback(clone: Shell) -> None:
+    done = clone.inv("deploy", PORT="x")
+    assert done.returncode == 1
+    assert "E03 " in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_it_works_from_any_folder_and_through_a_link(clone: Shell) -> None:
+    (clone.home / "bin").mkdir()
+    (clone.home / "bin/rb").symlink_to(clone.root / "inv")
+    done = clone.run(clone.home / "bin/rb", "--list")
+    assert done.returncode == 0
+    assert "tmux-start" in done.stdout
+    assert max(map(len, done.stdout.splitlines())) <= 80
+
+
+def test_ctrl_c_names_the_way_on_and_ends_the_script(clone: Shell) -> None:
+    """The signal reaches inv alone, as from kill: the script that it runs has to end as well."""
+    clone.stand_in("python3", "exec sleep 60")
+    process = subprocess.Popen(
+        [clone.root / "inv", "deploy"],
+        env=clone.environ(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    time.sleep(3)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=20)
+    assert process.returncode == 130, (out, err)
+    assert "Interrupted by Ctrl-C" in err
+    assert "inv deploy" in err
+    assert "Traceback" not in err
+    marks = [path for path in Path("/proc").glob("[0-9]*/environ") if str(clone.home).encode() in _read(path)]
+    assert not [path for path in marks if b"RUNBOOK_TASK=preflight" in _read(path)], "no script is left"
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""
