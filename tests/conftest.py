@@ -7,6 +7,7 @@ import subprocess
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -38,7 +39,7 @@ class Shell:
         environ["PATH"] = os.pathsep.join([*map(str, self.path), environ["PATH"]])
         return environ
 
-    def run(self, *words: object, timeout: float = 60, **more: object) -> Done:
+    def run(self, *words: object, timeout: float = 60, **more: Any) -> Done:
         """Any command; never raises on its exit code."""
         return subprocess.run(
             [str(word) for word in words],
@@ -56,7 +57,7 @@ class Shell:
     ) -> subprocess.CompletedProcess[str]:
         return self.run("bash", self.root / "scripts" / f"{name}.sh", *words, timeout=timeout, **more)
 
-    def inv(self, *words: object, timeout: float = 60, **more: object) -> Done:
+    def inv(self, *words: object, timeout: float = 60, **more: Any) -> Done:
         return self.run(self.root / "inv", *words, timeout=timeout, **more)
 
     def stand_in(self, name: str, body: str) -> Path:

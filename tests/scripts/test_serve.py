@@ -5,6 +5,7 @@ No card has confirmed the command lines for cards; tests/e2e/test_parser.py has 
 
 import re
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 
@@ -121,7 +122,7 @@ def served(shell: Shell, row: Row) -> tuple[list[str], dict[str, str]]:
         shell.cards(*row.cards)
     else:
         shell.stand_in("nvidia-smi", "exit 9")
-    settings = {"PROFILE": "gpu", "PORT": "20000", **row.settings}
+    settings: dict[str, Any] = {"PROFILE": "gpu", "PORT": "20000", **row.settings}
     flags = settings.pop("FLAGS", "")
     # The kernel's word on the CPU, for a machine of either kind.
     shell.stand_in("grep", f'[[ $* != *cpuinfo ]] || exec /usr/bin/env grep -qE "$2" <<<"{flags}"; exec /bin/grep "$@"')

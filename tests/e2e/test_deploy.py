@@ -1,0 +1,277 @@
+"""The whole thing on the real vLLM: deploy, ask, look around, stop, deploy again; and every script by hand."""
+
+import json
+import os
+import re
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx
+import pexpect
+import psutil
+
+from runbook import server, settings
+from runbook.checks import STEPS
+from tests.conftest import Shell, copy_checkout, snapshot
+from tests.e2e.conftest import Deployment, listening, others_can_read
+from tests.hub import hub
+
+
+def ask(deployed: Deployment, name: str, key: str, question: str) -> httpx.Response:
+    """The runbook's own curl, by its own words, as a request."""
+    return httpx.post(
+        f"http://127.0.0.1:{deployed.port}/v1/chat/completions",
+        headers={"Authorization": f"Bearer {key}"},
+        json={"model": name, "messages": [{"role": "user", "content": question}], "max_tokens": 64},
+        timeout=120,
+        trust_env=False,
+    )
+
+
+def test_the_first_deploy_ends_with_an_answer(deployed: Deployment) -> None:
+    out = deployed.first.stdout
+    assert deployed.first.returncode == 0, out[-3000:] + deployed.first.stderr[-3000:]
+    for number, name in enumerate(STEPS, 1):
+        assert re.search(rf"^\[{number}/9\] {name} +✓ +\d+\.\d s", out, re.MULTILINE), name
+    assert "AI assistant" in out, "the model's own words at temperature 0"
+    assert re.search(r"^Deployed in \d+ s", out, re.MULTILINE)
+    assert deployed.key not in out + deployed.first.stderr
+    print(out)
+
+
+def test_the_first_log_is_short_and_has_no_noise(deployed: Deployment) -> None:
+    lines = deployed.first.stdout.splitlines()
+    assert len(lines) < 120
+    assert not [line for line in lines if "\r" in line or "\x1b" in line or line.startswith(" + ")]
+
+
+def test_the_session_is_there_and_shows_the_log(running: Deployment) -> None:
+    assert "vllm-qwen3: 1 windows" in running.shell.run("tmux", "ls").stdout
+    assert "vllm-qwen3" in running.shell.inv("tmux-ls").stdout
+    pane = running.shell.run("tmux", "capture-pane", "-p", "-t", "vllm-qwen3", "-S", "-500").stdout
+    assert "Application startup complete" in pane
+    assert "Application startup complete" in (running.base / "logs/vllm.log").read_text("utf-8")
+
+
+def test_the_runbooks_own_curl(running: Deployment) -> None:
+    """The folder path as the model's name and the key as Bearer, through curl itself."""
+    body = {"model": str(running.model), "messages": [{"role": "user", "content": "What is the capital of France?"}]}
+    done = running.shell.run(
+        *("curl", "-s", "--noproxy", "*", "-X", "POST", f"http://127.0.0.1:{running.port}/v1/chat/completions"),
+        *("-H", "Content-Type: application/json", "-H", f"Authorization: Bearer {running.key}"),
+        *("-d", json.dumps(body)),
+        timeout=120,
+    )
+    assert "Paris" in json.loads(done.stdout)["choices"][0]["message"]["content"]
+
+
+def test_both_names_work_and_others_do_not(running: Deployment) -> None:
+    assert ask(running, "SmolLM2-135M-Instruct", running.key, "Hi").status_code == 200
+    assert ask(running, "qwen", running.key, "Hi").status_code == 404
+    assert ask(running, str(running.model), "dummy", "Hi").status_code == 401
+
+
+def test_the_key_is_nowhere_that_others_can_read(running: Deployment) -> None:
+    key = running.key
+    assert len(key) == 48
+    for process in psutil.process_iter(["cmdline"]):
+        assert key not in " ".join(process.info["cmdline"] or []), process
+    with_key = [
+        path
+        for folder in (running.base / "logs", running.base / "run", running.base / "models", running.shell.root)
+        for path in folder.rglob("*")
+        if path.is_file() and ".venv" not in path.parts and key.encode() in path.read_bytes()
+    ]
+    assert {path.name for path in with_key} == {".env", "vllm-qwen3.env"}
+    assert not [path for path in with_key if others_can_read(path)]
+    assert key not in running.shell.run("tmux", "show-environment", "-g").stdout
+
+
+def test_the_second_deploy_only_checks(running: Deployment) -> None:
+    before = {path: seen for path, seen in snapshot(running.base).items() if "/logs" not in path}
+    pids = server.pids(settings.load(running.shell.environ(ENV_FILE=running.shell.root / ".env")))
+    done = running.shell.inv("deploy", timeout=120)
+    assert done.returncode == 0, done.stderr
+    for name in ("mkdirs", "venv", "install", "download", "tmux-start"):
+        assert re.search(rf"\] {name} +✓ +\d\.\d s  already done: ", done.stdout), name
+    assert before == {path: seen for path, seen in snapshot(running.base).items() if "/logs" not in path}
+    assert pids == server.pids(settings.load(running.shell.environ(ENV_FILE=running.shell.root / ".env")))
+    print(done.stdout)
+
+
+def test_deploy_in_chinese(running: Deployment) -> None:
+    done = running.shell.inv("deploy", timeout=120, LANG="zh_CN.UTF-8")
+    assert done.returncode == 0, done.stderr
+    assert "已完成：" in done.stdout
+    assert re.search(r"^部署完成（\d+ 秒）", done.stdout, re.MULTILINE)
+
+
+def test_a_wrong_key_fails_the_self_test(running: Deployment) -> None:
+    done = running.shell.inv("curl-test", API_KEY="wrong")
+    assert done.returncode == 1
+    assert "HTTP 401" in done.stderr
+    assert "E16 " in done.stderr
+
+
+def test_stop_leaves_nothing_and_deploy_brings_it_back(running: Deployment) -> None:
+    assert len(running.processes()) >= 3
+    done = running.shell.inv("stop", timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert not running.processes()
+    assert not listening(running.port)
+    assert running.shell.run("tmux", "ls").returncode != 0
+    again = running.shell.inv("deploy", timeout=300)
+    assert again.returncode == 0, again.stderr
+    assert "AI assistant" in again.stdout
+
+
+def test_ctrl_c_in_the_session_stops_the_server(running: Deployment) -> None:
+    running.shell.run("tmux", "send-keys", "-t", "vllm-qwen3", "C-c")
+    wait(lambda: not running.processes(), 60)
+    assert not listening(running.port)
+
+
+def test_orphans_of_a_crash_are_found_and_ended(running: Deployment) -> None:
+    """kill -9 of the API server leaves the engine and the worker, which keep the memory."""
+    done = running.shell.run("ss", "-Hlntp", f"sport = :{running.port}")
+    os.kill(int(re.findall(r"pid=(\d+)", done.stdout)[0]), signal.SIGKILL)
+    time.sleep(2)
+    left = running.processes()
+    done = running.shell.inv("stop", timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert not running.processes()
+    print(f"orphans after kill -9: {[process.name() for process in left]}")
+
+
+def test_another_server_on_the_port_is_not_taken_for_ours(running: Deployment, free_port: Callable[[], int]) -> None:
+    """A healthy vLLM of somebody else listens: readiness must not be its."""
+    port = running.port
+    other = Shell(running.shell.home, running.shell.root, {**running.shell.settings, "TMUX_SESSION": "second"})
+    done = other.inv("tmux-start", timeout=60)
+    assert done.returncode == 1
+    assert f"Port {port} is taken by" in done.stderr
+    assert httpx.get(f"http://127.0.0.1:{port}/health", trust_env=False).status_code == 200
+
+
+def test_stop_while_it_warms_up(running: Deployment) -> None:
+    assert running.shell.inv("stop", timeout=120).returncode == 0
+    child = pexpect.spawn(
+        str(running.shell.root / "inv"), ["tmux-start"], env=running.shell.environ(), encoding="utf-8", timeout=60
+    )
+    child.expect("looking at the model")
+    child.sendintr()
+    child.expect("Interrupted by Ctrl-C")
+    child.expect(pexpect.EOF)
+    child.close()
+    assert child.exitstatus == 130
+    assert running.processes(), "the start goes on in tmux"
+    done = running.shell.inv("stop", timeout=120)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert not running.processes()
+    assert not listening(running.port)
+
+
+def test_serve_in_the_foreground_until_ctrl_c(deployed: Deployment) -> None:
+    assert deployed.shell.inv("stop", timeout=120).returncode == 0
+    child = pexpect.spawn(
+        str(deployed.shell.root / "inv"), ["serve"], env=deployed.shell.environ(), encoding="utf-8", timeout=120
+    )
+    child.expect("Application startup complete")
+    assert ask(deployed, "SmolLM2-135M-Instruct", deployed.key, "Hi").status_code == 200
+    child.sendintr()
+    child.expect(pexpect.EOF)
+    wait(lambda: not deployed.processes(), 30)
+    assert not listening(deployed.port)
+
+
+def test_the_users_own_model_on_a_cpu(deployed: Deployment) -> None:
+    """The real ModelScope client against a loopback hub; the model is the same one under a name of its own."""
+    with hub(deployed.model, "acme/Tiny-Chat") as (endpoint, asked):
+        given = {
+            "MODEL_ID": "acme/Tiny-Chat",
+            "MODELSCOPE_ENDPOINT": endpoint,
+            "MODELSCOPE_DOWNLOAD_INTRA_CLOUD": "false",
+            "HOME": deployed.shell.home,
+            "MODELSCOPE_HOME": deployed.shell.home / "modelscope",
+            "NO_PROXY": "127.0.0.1",
+        }
+        own = Shell(deployed.shell.home, deployed.shell.root, {**deployed.shell.settings, **given})
+        assert own.inv("stop", timeout=120).returncode == 0
+        done = own.inv("deploy", timeout=300)
+        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+        assert any(path.endswith("/repo/files") for path in asked)
+    folder = deployed.base / "models/Tiny-Chat"
+    for path in deployed.model.iterdir():
+        assert (folder / path.name).read_bytes() == path.read_bytes()
+    assert ask(deployed, "Tiny-Chat", deployed.key, "Hi").status_code == 200
+    assert own.inv("stop", timeout=120).returncode == 0
+
+
+def test_an_unknown_model_is_said(deployed: Deployment) -> None:
+    with hub(deployed.model, "acme/Tiny-Chat") as (endpoint, _):
+        given = {"MODEL_ID": "acme/No-Such", "MODELSCOPE_ENDPOINT": endpoint}
+        own = Shell(deployed.shell.home, deployed.shell.root, {**deployed.shell.settings, **given})
+        done = own.inv("download", timeout=120, NO_PROXY="127.0.0.1", MODELSCOPE_DOWNLOAD_INTRA_CLOUD="false")
+    assert done.returncode == 1
+    assert "Downloading acme/No-Such (revision master) failed" in done.stderr
+    assert "E12 " in done.stderr
+
+
+def test_every_step_interrupted_by_ctrl_c_and_then_finished(
+    deployed: Deployment, free_port: Callable[[], int], tmp_path: Path
+) -> None:
+    """In a terminal of its own, into an empty folder: after each Ctrl-C the same command goes on."""
+    own = Shell(tmp_path, deployed.shell.root, {"BASE_DIR": tmp_path / "base", "PORT": free_port()})
+    moments = ["-m venv", "uv pip install", "vllm --version", "convert_demo", "starting the engine"]
+    for moment in moments:
+        child = pexpect.spawn(str(own.root / "inv"), ["deploy"], env=own.environ(), encoding="utf-8", timeout=300)
+        child.expect_exact(moment)
+        time.sleep(0.7)
+        child.sendintr()
+        child.expect("Interrupted by Ctrl-C")
+        said = child.read()
+        child.close()
+        assert child.exitstatus == 130, moment
+        assert "inv deploy" in said
+        assert "Traceback" not in said.split("To go on")[-1]
+    try:
+        done = own.inv("deploy", timeout=600)
+        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+        assert "AI assistant" in done.stdout
+        assert not list((tmp_path / "base").rglob("*.new.*"))
+        assert not (tmp_path / "base/modelscope_cache/demo").exists()
+    finally:
+        own.inv("stop", timeout=120)
+        own.run("tmux", "kill-server")
+
+
+def test_each_script_by_hand_without_inv(free_port: Callable[[], int], tmp_path: Path) -> None:
+    """In order with bash; no runner, so no uv either: pip installs the same locks."""
+    root = copy_checkout(tmp_path / "clone")
+    own = Shell(tmp_path, root, {"BASE_DIR": tmp_path / "base", "PORT": free_port()})
+    began = {}
+    try:
+        for name in STEPS:
+            start = time.monotonic()
+            done = own.script(name, timeout=900)
+            began[name] = round(time.monotonic() - start)
+            assert done.returncode == 0, (name, done.stdout[-3000:], done.stderr[-3000:])
+            if name == "curl-test":
+                assert "AI assistant" in done.stdout
+        assert "vllm-qwen3" in own.run("tmux", "ls").stdout
+        done = own.script("stop", timeout=120)
+        assert done.returncode == 0, done.stderr
+        assert not listening(int(str(own.settings["PORT"])))
+        assert not (root / ".venv").exists()
+    finally:
+        own.run("tmux", "kill-server")
+    print(f"seconds by hand: {began}")
+
+
+def wait(condition: Callable[[], bool], seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not come true"
+        time.sleep(0.3)
