@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 import time
+from pathlib import Path
 
 from invoke.exceptions import Exit
 
@@ -34,7 +35,8 @@ def script(name: str, *args: str, settings: Settings | None = None, dry: bool = 
     import sh
 
     sys.stdout.flush()
-    env = os.environ | (settings.env() if settings else {}) | {"RUNBOOK_TASK": name, "RUNBOOK_DRY": "1" if dry else ""}
+    env = os.environ | (settings.env() if settings else {})
+    env |= {"RUNBOOK_TASK": name, "RUNBOOK_DRY": "1" if dry else "", "RUNBOOK_BIN": str(Path(sys.executable).parent)}
     again = again or f"inv {name}"
     try:
         sh.bash(str(ROOT / "scripts" / f"{name}.sh"), *args, _env=env, _fg=True)

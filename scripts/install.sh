@@ -40,7 +40,7 @@ if [[ -e $unfinished ]]; then # an interrupted install leaves packages that only
   pip_flags+=(--force-reinstall) uv_flags+=(--reinstall)
 fi
 
-uv=$ROOT/.venv/bin/uv
+uv=${RUNBOOK_BIN:-$ROOT/.venv/bin}/uv
 [[ -x $uv ]] || uv=$(command -v uv || true)
 install() { # install LOCK: with uv where there is one, with pip where that fails
   if [[ -n $uv ]]; then

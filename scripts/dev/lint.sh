@@ -4,9 +4,10 @@
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 mapfile -t shell < <(git ls-files -co --exclude-standard '*.sh' inv .ci/run)
+PATH=${RUNBOOK_BIN:-$PWD/.venv/bin}:$PATH
 set -x
-.venv/bin/ruff check .
-.venv/bin/ruff format --check .
-.venv/bin/mypy
-.venv/bin/shellcheck "${shell[@]}"
-.venv/bin/shfmt -i 2 -ci -d "${shell[@]}"
+ruff check .
+ruff format --check .
+mypy
+shellcheck "${shell[@]}"
+shfmt -i 2 -ci -d "${shell[@]}"

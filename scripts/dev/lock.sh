@@ -9,7 +9,7 @@ cd "$ROOT/requirements"
 links=$TORCH_FIND_LINKS
 [[ -n $links ]] || links=$(python3 -m pip config list | sed -n "s/^[^=]*\.find-links='\(.*\)'\$/\1/p" | tail -n 1)
 [[ -n $links ]] || links=https://download.pytorch.org/whl/cpu/torch/
-compile=("$ROOT/.venv/bin/uv" pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate
+compile=("${RUNBOOK_BIN:-$ROOT/.venv/bin}/uv" pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate
   --custom-compile-command "inv dev.lock")
 run "${compile[@]}" cuda.in -o cuda.txt
 run "${compile[@]}" --find-links "$links" --no-emit-package torch --no-emit-package torchvision \

@@ -4,4 +4,4 @@
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 # Tests never ask a mirror: pip's own configuration is used.
-exec env PIP_INDEX_URL= .venv/bin/python -m pytest "$@"
+exec env PIP_INDEX_URL= "${RUNBOOK_BIN:-.venv/bin}/python" -m pytest "$@"

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -124,7 +125,7 @@ def test_install_without_network_says_so_and_leaves_no_stamp(shell: Shell) -> No
     assert shell.script("venv").returncode == 0
     nowhere = "http://127.0.0.1:9/simple/"
     (shell.home / "pip.conf").write_text(f"[global]\nindex-url = {nowhere}\nextra-index-url =\nfind-links =\n")
-    offline = {
+    offline: dict[str, Any] = {
         "PIP_CONFIG_FILE": shell.home / "pip.conf",
         "PIP_RETRIES": 0,
         "PIP_FIND_LINKS": "",
