@@ -37,7 +37,7 @@ def script(name: str, *args: str, settings: Settings | None = None, dry: bool = 
     sys.stdout.flush()
     env = os.environ | (settings.env() if settings else {})
     env |= {"RUNBOOK_TASK": name, "RUNBOOK_DRY": "1" if dry else "", "RUNBOOK_BIN": str(Path(sys.executable).parent)}
-    again = again or f"inv {name}"
+    again = again or f"./inv {name}"
     try:
         sh.bash(str(ROOT / "scripts" / f"{name}.sh"), *args, _env=env, _fg=True)
     except sh.ErrorReturnCode as error:
@@ -70,11 +70,18 @@ def settle() -> Settings:
 
 def run(name: str, place: str = "", again: str = "") -> None:
     """One step: say that it is done already, or do it and prove it. Raises Exit."""
-    settings = settle()
-    check, began, again = STEPS[name], time.monotonic(), again or f"inv {name}"
+    again = again or f"./inv {name}"
+    try:
+        _run(name, place, again)
+    except KeyboardInterrupt:
+        raise Interrupted(again) from None
+
+
+def _run(name: str, place: str, again: str) -> None:
+    settings, check, began = settle(), STEPS[name], time.monotonic()
 
     def line(mark: str, words: str) -> str:
-        return f"{place}{name:<14}{mark} {time.monotonic() - began:5.1f} s  {words}"
+        return f"{place}{name:<14}{mark} {time.monotonic() - began:5.1f} s  {words}".rstrip()
 
     if check and (found := check(settings)):
         print(line("✓", tr("已完成：", "already done: ") + found))
@@ -115,7 +122,7 @@ def deploy(dry: bool, first: str | None, last: str | None) -> None:
     for name in names:
         place = f"[{list(STEPS).index(name) + 1}/{len(STEPS)}] "
         if not dry:
-            run(name, place, again="inv deploy")
+            run(name, place, again="./inv deploy")
             continue
         print(f"{place}{name} · {purpose(name)}")
         try:
@@ -127,7 +134,7 @@ def deploy(dry: bool, first: str | None, last: str | None) -> None:
         print(tr("以上只是预览：什么都没有改变。", "That was the plan: nothing has been changed."))
     elif last is None:
         took = time.monotonic() - began
-        print(tr(f"部署完成（{took:.0f} 秒）。停止：inv stop", f"Deployed in {took:.0f} s. To stop it: inv stop"))
+        print(tr(f"部署完成（{took:.0f} 秒）。停止：./inv stop", f"Deployed in {took:.0f} s. To stop it: ./inv stop"))
 
 
 def foreground(name: str) -> None:

@@ -73,7 +73,10 @@ unexpected() { # the way out of every command that failed without a word of ours
 }
 
 interrupted() {
-  [[ -n ${RUNBOOK_TASK:-} ]] || tell E98 "again=bash $(quote "$0")"
+  case ${RUNBOOK_TASK:-} in # a task tells it itself
+    '') tell E98 "again=bash $(quote "$0")" ;;
+    inv) tell E98 "again=./inv" ;;
+  esac
   exit 130
 }
 

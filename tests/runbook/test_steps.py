@@ -92,7 +92,7 @@ def test_a_step_that_fails_says_the_way_on(clone: Shell) -> None:
     done = clone.inv("deploy", BASE_DIR=clone.home / "file/base")
     assert done.returncode == 1
     assert "E06 " in done.stderr
-    assert "run inv deploy: it goes on from here" in done.stderr
+    assert "run ./inv deploy: it goes on from here" in done.stderr
     assert "Traceback" not in done.stderr + done.stdout
 
 
