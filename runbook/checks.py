@@ -53,8 +53,9 @@ def download(settings: Settings) -> str | None:
 
 
 def tmux_start(settings: Settings) -> str | None:
-    """This very server is ready."""
-    return f"{server.base_url(settings)}/v1" if server.state(settings) == "ready" else None
+    """This very server is ready, with the settings of now."""
+    ready = not server.changed(settings) and server.state(settings) == "ready"
+    return f"{server.base_url(settings)}/v1" if ready else None
 
 
 # In the order of deploy. None: the step only looks, tells or asks, and runs every time.

@@ -1,8 +1,9 @@
 """What is known of the running server: its processes, who listens on the port, whether it answers. Reads only."""
 
 from functools import partial
+from pathlib import Path
 
-from runbook.settings import Settings
+from runbook.settings import Settings, read_file
 
 
 def server_id(settings: Settings) -> str:
@@ -36,6 +37,16 @@ def base_url(settings: Settings) -> str:
     """Where this machine reaches the server, without /v1."""
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)
     return f"http://[{host}]:{settings.port}" if ":" in host else f"http://{host}:{settings.port}"
+
+
+def changed(settings: Settings) -> list[str]:
+    """The settings that are not those the server was started with. Empty where that is not known."""
+    started = Path(f"{server_id(settings)}.env")
+    if not started.is_file():
+        return []
+    now = settings.env()
+    minor = ("RAGFLOW_", "RUNBOOK_LANG", "PIP_INDEX_URL", "TORCH_FIND_LINKS", "MODELSCOPE_", "MODEL_REVISION")
+    return [key for key, value in read_file(started).items() if now[key] != value and not key.startswith(minor)]
 
 
 def state(settings: Settings) -> str:

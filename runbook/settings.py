@@ -5,11 +5,12 @@ scripts/lib/settings.sh does the same in the shell. A line that the two could re
 
 import os
 import re
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, fields
 from functools import cache
 from io import StringIO
 from pathlib import Path
+from typing import Any
 
 from dotenv.parser import parse_stream
 
@@ -161,31 +162,12 @@ def load(environ: Mapping[str, str] | None = None) -> Settings:
     name = DEMO_NAME if model_id == "demo" else model_id.split("/")[-1]
     if values["MODEL_ID"] == "auto" and values["MODEL_DIR"]:  # the folder was chosen, not the model
         name = os.path.basename(values["MODEL_DIR"].rstrip("/")) or name
-    settings = Settings(
-        base_dir=Path(values["BASE_DIR"]),
-        profile=profile,
-        model_id=model_id,
-        model_revision=values["MODEL_REVISION"],
-        model_dir=Path(values["MODEL_DIR"] or f"{values['BASE_DIR']}/models/{name}"),
-        served_model_name=values["SERVED_MODEL_NAME"] or name,
-        modelscope_cache=Path(values["MODELSCOPE_CACHE"]),
-        modelscope_endpoint=values["MODELSCOPE_ENDPOINT"],
-        log_dir=Path(values["LOG_DIR"]),
-        venv_dir=Path(values["VENV_DIR"]),
-        pip_index_url=values["PIP_INDEX_URL"],
-        torch_find_links=values["TORCH_FIND_LINKS"],
-        host=values["HOST"],
-        port=int(values["PORT"]),
-        api_key=values["API_KEY"],
-        gpu=values["GPU"],
-        gpu_memory_utilization=values["GPU_MEMORY_UTILIZATION"],
-        max_model_len=values["MAX_MODEL_LEN"],
-        trust_remote_code=values["TRUST_REMOTE_CODE"] == "true",
-        vllm_extra_args=values["VLLM_EXTRA_ARGS"],
-        tmux_session=values["TMUX_SESSION"],
-        ragflow_url=values["RAGFLOW_URL"],
-        ragflow_api_key=values["RAGFLOW_API_KEY"],
-        runbook_lang=values["RUNBOOK_LANG"],
-        env_file=env_file,
-    )
-    return settings
+    text = {key.lower(): value for key, value in values.items()} | {
+        "profile": profile,
+        "model_id": model_id,
+        "model_dir": values["MODEL_DIR"] or f"{values['BASE_DIR']}/models/{name}",
+        "served_model_name": values["SERVED_MODEL_NAME"] or name,
+        "env_file": str(env_file),
+    }
+    typed: dict[Any, Callable[[str], Any]] = {Path: Path, int: int, bool: "true".__eq__, str: str}
+    return Settings(**{field.name: typed[field.type](text[field.name]) for field in fields(Settings)})

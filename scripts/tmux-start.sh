@@ -32,7 +32,7 @@ reason() { # the first error of this start: what follows it is mostly its echo
 wait_ready() {
   local now last=''
   until server_ready; do
-    session_ours || [[ -n $(server_pids) ]] || die E14 "reason=$(reason)" "log=$SERVER_LOG"
+    session_serves || server_main || die E14 "reason=$(reason)" "log=$SERVER_LOG"
     ((SECONDS - began < limit)) || die E15 "seconds=$limit" "port=$PORT" "log=$SERVER_LOG"
     now=$(phase)
     [[ $now == "$last" ]] || printf '    %4d s  %s\n' $((SECONDS - began)) "$now"
@@ -42,20 +42,39 @@ wait_ready() {
   say "$((SECONDS - began)) 秒后就绪：$(base_url)/v1" "ready after $((SECONDS - began)) s: $(base_url)/v1"
 }
 
+settings_of_now() { # as ENV_FILE of the session, which serves exactly these
+  local key text
+  for key in "${KEYS[@]}"; do
+    text=${!key//\\/\\\\}
+    printf "%s='%s'\n" "$key" "${text//\'/\\\'}"
+  done
+}
+
+changed() { # the settings that are not those of the running server, as far as they matter to it
+  [[ ! -f $SERVER_ID.env ]] || settings_of_now | { grep -vxFf "$SERVER_ID.env" || true; } | cut -d= -f1 |
+    { grep -vE '^(RAGFLOW_|RUNBOOK_LANG|PIP_INDEX_URL|TORCH_FIND_LINKS|MODELSCOPE_|MODEL_REVISION)' || true; } | xargs
+}
+
 offset=$(stat -c %s "$SERVER_LOG" 2>/dev/null || echo 0)
-if [[ -n $(server_pids) ]]; then
+if [[ -n $(server_pids) ]] && ! session_serves && ! server_main; then
+  say "先清理上次崩溃留下的进程" "What an earlier crash has left is ended first"
+  bash "$ROOT/scripts/stop.sh" || exit 1
+fi
+if [[ -n $(server_pids) ]] || session_serves; then
+  keys=$(changed)
+  [[ -z $keys ]] || die E25 "keys=$keys"
   say "服务已在启动或运行" "the server is up already, or on its way"
 else
-  session_exists && die E08 "session=$TMUX_SESSION"
+  if session_exists; then
+    session_ours || die E08 "session=$TMUX_SESSION"
+    run tmux kill-session -t "=$TMUX_SESSION"
+  fi
   if port_taken; then die E07 "port=$PORT" "owner=$(port_owner)" "other=$(next_free_port)"; fi
   dry || [[ -n $API_KEY ]] || exec bash "$ROOT/scripts/lib/env-file.sh" bash "$ROOT/scripts/tmux-start.sh"
   run mkdir -p "$BASE_DIR/run" "$LOG_DIR"
-  for key in "${KEYS[@]}"; do # the values of now, so that the pane serves exactly these
-    text=${!key//\\/\\\\}
-    printf "%s='%s'\n" "$key" "${text//\'/\\\'}"
-  done | write "$SERVER_ID.env"
+  settings_of_now | write "$SERVER_ID.env"
   say "会话中运行：" "In the session runs:"
-  RUNBOOK_TASK=tmux-start RUNBOOK_DRY=1 bash "$ROOT/scripts/serve.sh"
+  RUNBOOK_TASK=tmux-start RUNBOOK_DRY=1 bash "$ROOT/scripts/serve.sh" || exit 1
   start=(tmux new-session -d -s "$TMUX_SESSION" -x 160 -y 50
     bash "$ROOT/scripts/lib/pane.sh" "$SERVER_ID.env" "$SERVER_LOG" ';' set-option -t "=$TMUX_SESSION:" @runbook "$SERVER_ID")
   # The session outlives this shell: none of our settings, the key least of all, stays in tmux's environment.

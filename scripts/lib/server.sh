@@ -5,6 +5,14 @@ SERVER_LOG=$LOG_DIR/vllm.log
 
 server_pids() { { grep -lzxF -- "RUNBOOK_SERVER=$SERVER_ID" /proc/[0-9]*/environ 2>/dev/null || true; } | cut -d/ -f3; }
 
+server_main() { # is there an API server among them, or only what a crash has left
+  local pid
+  for pid in $(server_pids); do
+    if tr '\0' ' ' <"/proc/$pid/cmdline" 2>/dev/null | grep -q '/vllm serve '; then return 0; fi
+  done
+  return 1
+}
+
 listener_pids() { # the processes that listen on PORT, as far as this user may see them
   ss -Hlntp "sport = :$PORT" | { grep -o 'pid=[0-9]*' || true; } | cut -d= -f2 | sort -u
 }
@@ -49,3 +57,7 @@ server_ready() { ours_listens && curl -fs --noproxy '*' --max-time 5 -o /dev/nul
 session_exists() { tmux has-session -t "=$TMUX_SESSION" 2>/dev/null; }
 
 session_ours() { session_exists && [[ $(tmux show-options -t "=$TMUX_SESSION:" -qv @runbook) == "$SERVER_ID" ]]; }
+
+session_serves() { # its pane still runs the server, or is about to
+  session_ours && tmux list-panes -s -t "=$TMUX_SESSION:" -F '#{pane_start_command}' | grep -q /lib/pane.sh
+}

@@ -146,6 +146,33 @@ def test_orphans_of_a_crash_are_found_and_ended(running: Deployment) -> None:
     print(f"left after kill -9 of the API server: {len(left)} processes")
 
 
+def test_after_a_crash_deploy_brings_it_back(running: Deployment) -> None:
+    """kill -9 of the engine's parent and of tmux: whatever is left is ended, and a new server answers."""
+    done = running.shell.run("ss", "-Hlntp", f"sport = :{running.port}")
+    pid = int(re.findall(r"pid=(\d+)", done.stdout)[0])
+    os.kill(pid, signal.SIGSTOP)  # so that it cannot end its children
+    running.shell.run("tmux", "kill-server")
+    os.kill(pid, signal.SIGKILL)
+    time.sleep(1)
+    before = {process.pid for process in running.processes()}
+    done = running.shell.inv("deploy", timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "AI assistant" in done.stdout
+    assert not before & {process.pid for process in running.processes()}
+    print(f"left by the crash, then ended: {len(before)} processes")
+
+
+def test_changed_settings_are_said_and_not_forced_on_a_running_server(running: Deployment) -> None:
+    before = {process.pid for process in running.processes()}
+    done = running.shell.inv("deploy", timeout=60, MAX_MODEL_LEN=2048)
+    assert done.returncode == 1
+    assert "other values of: MAX_MODEL_LEN" in done.stderr
+    assert "./inv stop tmux-start" in done.stderr
+    assert {process.pid for process in running.processes()} == before
+    done = running.shell.inv("deploy", timeout=60, PORT=running.port + 1)
+    assert "other values of: PORT" in done.stderr, "and no waiting for a port that will never open"
+
+
 def test_another_server_on_the_port_is_not_taken_for_ours(running: Deployment, free_port: Callable[[], int]) -> None:
     """A healthy vLLM of somebody else listens: readiness must not be its."""
     port = running.port
