@@ -71,7 +71,7 @@ def test_a_fault_says_the_same_in_both_languages(code: str) -> None:
     for part in entry.values():
         assert set(part) == {"zh", "en"}
         assert set(re.findall(r"\{(\w+)\}", part["zh"])) == set(re.findall(r"\{(\w+)\}", part["en"]))
-        assert re.search("[一-鿿]|^{install}$|^inv |^cp ", part["zh"])
+        assert re.search("[一-鿿]|^{install}$|^\./inv |^cp ", part["zh"])
 
 
 def test_every_value_of_a_fault_is_given_where_it_is_raised() -> None:
