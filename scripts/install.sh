@@ -19,7 +19,8 @@ if [[ -f $stamp && $(<"$stamp") == "$wanted" ]]; then
 fi
 
 pip_setting() { # pip_setting NAME: what pip's own configuration says of it, a value a line
-  "$python" -m pip config list 2>/dev/null | sed -n "s/^[^=]*\.$1='\(..*\)'\$/\1/p" | sed 's/\\n/ /g' | tr ' ' '\n' | sort -u
+  "$python" -m pip config list 2>/dev/null | sed -n "s/^[^=]*\.$1='\(..*\)'\$/\1/p" |
+    sed 's/\\n/ /g' | tr ' ' '\n' | awk '!seen[$0]++'
 }
 
 choose_index
@@ -29,7 +30,8 @@ if [[ -n $PIP_INDEX_URL ]]; then
   if [[ -z $TORCH_FIND_LINKS && $PROFILE == cpu ]] && { dry || answers "$torch_mirror"; }; then TORCH_FIND_LINKS=$torch_mirror; fi
 elif ! dry; then # uv does not read pip's configuration: it is told, and to look into every index as pip does
   uv_flags+=(--index-strategy unsafe-best-match)
-  for link in $(pip_setting index-url); do uv_flags+=(--default-index "$link"); done
+  read -r link < <(pip_setting index-url) || link='' # the environment's stands first, and goes first
+  [[ -z $link ]] || uv_flags+=(--default-index "$link")
   for link in $(pip_setting extra-index-url); do uv_flags+=(--index "$link"); done
   for link in $(pip_setting find-links); do uv_flags+=(--find-links "$link"); done
 fi

@@ -6,9 +6,13 @@ source "$(dirname "$0")/lib/settings.sh"
 source "$ROOT/scripts/lib/server.sh"
 
 gone_within() { # gone_within SECONDS: wait for the whole tree
-  local end=$((SECONDS + $1))
+  local began=$SECONDS said=''
   while [[ -n $(server_pids) ]]; do
-    ((SECONDS < end)) || return 1
+    ((SECONDS - began < $1)) || return 1
+    if [[ -z $said ]] && ((SECONDS - began >= 2)); then
+      said=1
+      say "等它结束，至多 $1 秒……" "Waiting for it to end, $1 s at most…"
+    fi
     sleep 0.2
   done
 }

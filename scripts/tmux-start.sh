@@ -17,7 +17,7 @@ phase() { # vLLM's own phase
     /Initializing a V1 LLM engine/                  { p = zh ? "初始化引擎" : "starting the engine" }
     /Starting to load model|Loading model from scratch/ { p = zh ? "加载权重" : "loading the weights" }
     /Loading weights took/                          { p = zh ? "权重已加载" : "weights loaded" }
-    /Starting torch\.compile|torch\.compile took|Warming up model/              { p = zh ? "编译与预热" : "compiling and warming up" }
+    /Starting torch\.compile|torch\.compile took|Warming up model/ { p = zh ? "编译与预热" : "compiling and warming up" }
     /KV cache size: /                               { p = zh ? "分配 KV 缓存" : "making room for the KV cache" }
     /Capturing CUDA graphs/                         { p = zh ? "捕获 CUDA 图" : "capturing CUDA graphs" }
     /Starting vLLM server on/                       { p = zh ? "打开接口" : "opening the interface" }
@@ -30,13 +30,15 @@ reason() { # the first error of this start: what follows it is mostly its echo
 }
 
 wait_ready() {
-  local now last=''
+  local now last='' told=0
   until server_ready; do
     session_serves || server_main || die E14 "reason=$(reason)" "log=$SERVER_LOG"
     ((SECONDS - began < limit)) || die E15 "seconds=$limit" "port=$PORT" "log=$SERVER_LOG"
     now=$(phase)
-    [[ $now == "$last" ]] || printf '    %4d s  %s\n' $((SECONDS - began)) "$now"
-    last=$now
+    if [[ $now != "$last" ]] || ((SECONDS - told >= 30)); then
+      printf '    %4d s  %s\n' $((SECONDS - began)) "$now"
+      last=$now told=$SECONDS
+    fi
     sleep 1
   done
   say "$((SECONDS - began)) 秒后就绪：$(base_url)/v1" "ready after $((SECONDS - began)) s: $(base_url)/v1"

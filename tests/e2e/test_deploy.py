@@ -97,6 +97,9 @@ def test_the_second_deploy_only_checks(running: Deployment) -> None:
     for name in ("mkdirs", "venv", "install", "download", "tmux-start"):
         assert re.search(rf"\] {name} +✓ +\d\.\d s  already done: ", done.stdout), name
     assert before == {path: seen for path, seen in snapshot(running.base).items() if "/logs" not in path}
+    by_hand = running.shell.script("tmux-start")
+    assert by_hand.returncode == 0, by_hand.stderr
+    assert "is up already" in by_hand.stdout, "the script alone sees the same server and the same settings"
     assert pids == server.pids(settings.load(running.shell.environ(ENV_FILE=running.shell.root / ".env")))
     print(done.stdout)
 
