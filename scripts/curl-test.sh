@@ -20,7 +20,8 @@ dry && exit
 reply=$(printf 'Authorization: Bearer %s' "$API_KEY" | "${ask[@]}" 2>&1) || die E16 "url=$url" "reason=${reply//$'\n'/ }"
 code=${reply##*$'\n'} reply=${reply%$'\n'*}
 [[ $code == 200 ]] || die E16 "url=$url" "reason=HTTP $code ${reply:0:300}"
-answer=$(python3 -c '
+python=$(find_python) || exit 1
+answer=$("$python" -c '
 import json, sys
 print((json.load(sys.stdin)["choices"][0]["message"]["content"] or "").strip())' <<<"$reply") || die E16 "url=$url" "reason=${reply:0:300}"
 [[ -n $answer ]] || die E16 "url=$url" "reason=${reply:0:300}"

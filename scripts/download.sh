@@ -4,7 +4,8 @@
 set -euo pipefail
 source "$(dirname "$0")/lib/settings.sh"
 
-if found=$(python3 "$ROOT/scripts/lib/model_folder.py" "$MODEL_DIR" 2>&1); then
+python=$(find_python) || exit 1
+if found=$("$python" "$ROOT/scripts/lib/model_folder.py" "$MODEL_DIR" 2>&1); then
   say "$MODEL_DIR 已完整：$found" "$MODEL_DIR is whole already: $found"
   exit
 fi
@@ -34,5 +35,5 @@ else
   run env -u PYTHONDONTWRITEBYTECODE "$bin/ms-hub" download "$MODEL_ID" --revision "$MODEL_REVISION" \
     --cache-dir "$MODELSCOPE_CACHE" --local-dir "$MODEL_DIR" || die E12 "model=$MODEL_ID" "revision=$MODEL_REVISION"
 fi
-dry || found=$(python3 "$ROOT/scripts/lib/model_folder.py" "$MODEL_DIR" 2>&1) || die E13 "folder=$MODEL_DIR" "problem=$found"
+dry || found=$("$python" "$ROOT/scripts/lib/model_folder.py" "$MODEL_DIR" 2>&1) || die E13 "folder=$MODEL_DIR" "problem=$found"
 dry || say "$found" "$found"
