@@ -68,10 +68,10 @@ if [[ -n $(server_pids) ]] || session_serves; then
   say "服务已在启动或运行" "the server is up already, or on its way"
 else
   if session_exists; then
-    session_ours || die E08 "session=$TMUX_SESSION"
-    run tmux kill-session -t "=$TMUX_SESSION"
+    session_ours || dry || die E08 "session=$TMUX_SESSION"
+    run tmux kill-session -t "=$TMUX_SESSION" # empty but for windows that somebody opened
   fi
-  if port_taken; then die E07 "port=$PORT" "owner=$(port_owner)" "other=$(next_free_port)"; fi
+  if ! dry && port_taken; then die E07 "port=$PORT" "owner=$(port_owner)" "other=$(next_free_port)"; fi
   dry || [[ -n $API_KEY ]] || exec bash "$ROOT/scripts/lib/env-file.sh" bash "$ROOT/scripts/tmux-start.sh"
   run mkdir -p "$BASE_DIR/run" "$LOG_DIR"
   settings_of_now | write "$SERVER_ID.env"
