@@ -23,6 +23,8 @@ model = AutoModelForCausalLM.from_pretrained(
 model.save_pretrained(target)
 AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(target)
 
-# vLLM takes its default sampling from here; a model this small talks sense only when it is not left to chance.
+# vLLM takes its defaults from here. A model this small talks sense only when nothing is left to chance,
+# and asked in Chinese it would go on until its context is full, for minutes.
 path = target / "generation_config.json"
-path.write_text(json.dumps(json.loads(path.read_text("utf-8")) | {"temperature": 0.0}, indent=2) + "\n", "utf-8")
+config = json.loads(path.read_text("utf-8")) | {"temperature": 0.0, "max_new_tokens": 512}
+path.write_text(json.dumps(config, indent=2) + "\n", "utf-8")
