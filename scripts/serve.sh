@@ -7,6 +7,7 @@ source "$ROOT/scripts/lib/server.sh"
 
 dry || [[ -x $VENV_DIR/bin/vllm ]] || die E21 "missing=$VENV_DIR/bin/vllm" step=install
 dry || [[ -f $MODEL_DIR/config.json ]] || die E21 "missing=$MODEL_DIR/config.json" step=download
+if ! dry && server_main; then die E26 "pids=$(server_pids | xargs)"; fi
 if ! dry && port_taken; then die E07 "port=$PORT" "owner=$(port_owner)" "other=$(next_free_port)"; fi
 # Without a key anybody on the network could use the server: one is made, then this script starts over.
 dry || [[ -n $API_KEY ]] || exec bash "$ROOT/scripts/lib/env-file.sh" bash "$ROOT/scripts/serve.sh"

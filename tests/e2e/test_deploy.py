@@ -168,6 +168,13 @@ def test_after_a_crash_deploy_brings_it_back(running: Deployment) -> None:
     print(f"left by the crash, then ended: {len(before)} processes")
 
 
+def test_serve_beside_the_running_server_is_refused(running: Deployment) -> None:
+    done = running.shell.inv("serve", timeout=60)
+    assert done.returncode == 1
+    assert "This server runs already" in done.stderr
+    assert "E26 " in done.stderr
+
+
 def test_changed_settings_are_said_and_not_forced_on_a_running_server(running: Deployment) -> None:
     before = {process.pid for process in running.processes()}
     done = running.shell.inv("deploy", timeout=60, MAX_MODEL_LEN=2048)
