@@ -123,7 +123,11 @@ def test_ctrl_c_names_the_way_on_and_ends_the_script(clone: Shell) -> None:
         text=True,
         start_new_session=True,
     )
-    time.sleep(3)
+    assert process.stdout
+    for line in process.stdout:
+        if "preflight · " in line:
+            break
+    time.sleep(1)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=20)
     assert process.returncode == 130, (out, err)
