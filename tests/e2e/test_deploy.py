@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import time
 from collections.abc import Callable
@@ -286,6 +287,7 @@ def test_every_step_interrupted_by_ctrl_c_and_then_finished(
     finally:
         own.inv("stop", timeout=120)
         own.run("tmux", "kill-server")
+        shutil.rmtree(tmp_path / "base", ignore_errors=True)  # gigabytes
 
 
 def test_each_script_by_hand_without_inv(free_port: Callable[[], int], tmp_path: Path) -> None:
@@ -309,6 +311,7 @@ def test_each_script_by_hand_without_inv(free_port: Callable[[], int], tmp_path:
     finally:
         own.script("stop", timeout=120)
         own.run("tmux", "kill-server")
+        shutil.rmtree(tmp_path / "base", ignore_errors=True)  # gigabytes
     print(f"seconds by hand: {began}")
 
 
