@@ -31,7 +31,7 @@ def mkdirs(c: Context) -> None:
 
 @task
 def venv(c: Context) -> None:
-    """1.2 建虚拟环境 · Make the Python environment that vLLM runs in."""
+    """1.2 建虚拟环境 · Make the Python environment of vLLM."""
     steps.run("venv")
 
 
@@ -43,7 +43,7 @@ def install(c: Context) -> None:
 
 @task
 def download(c: Context) -> None:
-    """2 下载模型 · Download the model from ModelScope."""
+    """2 下载模型 · Get the model, from ModelScope or the embedded one."""
     steps.run("download")
 
 

@@ -53,8 +53,8 @@ def download(settings: Settings) -> str | None:
 
 
 def tmux_start(settings: Settings) -> str | None:
-    """This very server is ready, with the settings of now."""
-    ready = not server.changed(settings) and server.state(settings) == "ready"
+    """This very server is ready, in tmux, with the settings of now."""
+    ready = server.in_tmux(settings) and not server.changed(settings) and server.state(settings) == "ready"
     return f"{server.base_url(settings)}/v1" if ready else None
 
 

@@ -1,6 +1,7 @@
 """Known faults: a code, one sentence, what mends it, and the page. The texts are data: faults.toml."""
 
 import os
+import shlex
 import tomllib
 from functools import cache
 from typing import Any
@@ -9,10 +10,25 @@ from invoke.exceptions import Exit
 
 from runbook import ROOT
 
+_settings: dict[str, str] = {}
+
+
+def speak(chosen: str) -> None:
+    """What the settings say of the language: zh, en, or empty for the locale's."""
+    _settings["RUNBOOK_LANG"] = chosen
+
+
+def inv(words: str) -> str:
+    """The command ./inv WORDS for the server of this ENV_FILE, and not for the first one."""
+    named = os.environ.get("ENV_FILE")
+    if not named or os.path.abspath(named) == str(ROOT / ".env"):
+        return f"./inv {words}"
+    return f"ENV_FILE={shlex.quote(os.path.abspath(named))} ./inv {words}"
+
 
 def lang() -> str:
     """zh or en: RUNBOOK_LANG, else what the locale says."""
-    chosen = os.environ.get("RUNBOOK_LANG")
+    chosen = os.environ.get("RUNBOOK_LANG") or _settings.get("RUNBOOK_LANG")
     if chosen in ("zh", "en"):
         return chosen
     locale = next((os.environ[key] for key in ("LC_ALL", "LC_MESSAGES", "LANG") if os.environ.get(key)), "")
@@ -38,5 +54,6 @@ class Fault(Exit):
         what, fix = (texts()[code][part][lang()] for part in ("what", "fix"))
         for name, value in values.items():
             what, fix = (text.replace("{" + name + "}", str(value)) for text in (what, fix))
+        fix = fix.replace("./inv ", inv(""))
         page = f"docs/{lang()}/troubleshooting.md#{code.lower()}"
         super().__init__(f"✗ {what}\n  → {fix}\n  {code} {page}", code=1)

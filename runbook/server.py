@@ -49,6 +49,17 @@ def changed(settings: Settings) -> list[str]:
     return [key for key, value in read_file(started).items() if now[key] != value and not key.startswith(minor)]
 
 
+def in_tmux(settings: Settings) -> bool:
+    """Whether the session is there; a server can also run in the foreground of some terminal."""
+    import sh
+
+    try:
+        sh.tmux("has-session", "-t", f"={settings.tmux_session}")
+    except (sh.CommandNotFound, sh.ErrorReturnCode):
+        return False
+    return True
+
+
 def state(settings: Settings) -> str:
     """stopped, starting or ready. Ready means: a process of this server listens, and /health answers 200."""
     import httpx

@@ -15,7 +15,7 @@ from typing import Any
 from dotenv.parser import parse_stream
 
 from runbook import ROOT
-from runbook.faults import Fault, tr
+from runbook.faults import Fault, speak, tr
 
 EXAMPLE = ROOT / ".env.example"
 GPU_MODEL = "Qwen/Qwen3-4B-Instruct-2507"
@@ -97,6 +97,8 @@ def read_file(path: Path) -> dict[str, str]:
         if value is None or any(ord(char) < 32 for char in value):
             raise Fault("E01", file=path, line=number)
         values[named[1]] = value
+        if named[1] == "RUNBOOK_LANG":  # what is wrong further down is told in it already
+            speak(value)
     return values
 
 
@@ -131,7 +133,7 @@ def raw_settings(environ: Mapping[str, str]) -> tuple[dict[str, str], Path]:
     for key, (pattern, zh, en) in rules().items():
         value = _fill(key, raw, environ)
         if not re.fullmatch(pattern, value, re.ASCII) or any(ord(char) < 32 or ord(char) == 127 for char in value):
-            shown = "***" if key.endswith("API_KEY") else value
+            shown = "***" if key.endswith("API_KEY") else value or "''"
             raise Fault("E03", key=key, value=shown, allowed=tr(zh, en))
         # One spelling for one folder: the server's processes are known by it.
         values[key] = "/" + os.path.normpath(value).lstrip("/") if value.startswith("/") and "/.+" in pattern else value
@@ -151,8 +153,6 @@ def has_card() -> bool:
 def load(environ: Mapping[str, str] | None = None) -> Settings:
     """The settings of now, with the profile, the model, its folder and its name resolved. Raises Fault."""
     values, env_file = raw_settings(os.environ if environ is None else environ)
-    if values["RUNBOOK_LANG"]:
-        os.environ["RUNBOOK_LANG"] = values["RUNBOOK_LANG"]
     profile = values["PROFILE"]
     if profile == "auto":
         profile = "gpu" if has_card() else "cpu"

@@ -10,8 +10,13 @@ from invoke.exceptions import Exit
 
 from runbook import ROOT
 from runbook.checks import STEPS
-from runbook.faults import Fault, tr
+from runbook.faults import Fault, inv, tr
 from runbook.settings import Settings, load, rules
+
+
+def dry_wanted() -> bool:
+    """Whether --dry was said anywhere: before a task it is Invoke's own, and must not do the real thing either."""
+    return bool({"--dry", "-R"} & set(sys.argv[1:]))
 
 
 class Interrupted(Exit):
@@ -35,9 +40,10 @@ def script(name: str, *args: str, settings: Settings | None = None, dry: bool = 
     import sh
 
     sys.stdout.flush()
+    dry = dry or dry_wanted()
     env = os.environ | (settings.env() if settings else {})
     env |= {"RUNBOOK_TASK": name, "RUNBOOK_DRY": "1" if dry else "", "RUNBOOK_BIN": str(Path(sys.executable).parent)}
-    again = again or f"./inv {name}"
+    again = again or inv(name)
     try:
         sh.bash(str(ROOT / "scripts" / f"{name}.sh"), *args, _env=env, _fg=True)
     except sh.ErrorReturnCode as error:
@@ -70,7 +76,7 @@ def settle() -> Settings:
 
 def run(name: str, place: str = "", again: str = "") -> None:
     """One step: say that it is done already, or do it and prove it. Raises Exit."""
-    again = again or f"./inv {name}"
+    again = again or inv(name)
     try:
         _run(name, place, again)
     except KeyboardInterrupt:
@@ -78,7 +84,7 @@ def run(name: str, place: str = "", again: str = "") -> None:
 
 
 def _run(name: str, place: str, again: str) -> None:
-    settings, check, began = settle(), STEPS[name], time.monotonic()
+    settings, check, began = settle(), None if dry_wanted() else STEPS[name], time.monotonic()
 
     def line(mark: str, words: str) -> str:
         return f"{place}{name:<14}{mark} {time.monotonic() - began:5.1f} s  {words}".rstrip()
@@ -95,7 +101,8 @@ def _run(name: str, place: str, again: str) -> None:
     except Interrupted:
         raise
     except Exit as error:
-        words = tr(f"解决后再运行 {again}，会从这里继续", f"mend it and run {again}: it goes on from here")
+        words = tr(f"解决后再运行 {again}", f"mend it and run {again}")
+        words += tr("，会从这里继续", ": it goes on from here") if place else ""
         raise Exit("\n".join(filter(None, [error.message, line("✗", words)])), code=1) from None
     print(line("✓", found))
 
@@ -114,6 +121,7 @@ def chosen(first: str | None, last: str | None) -> list[str]:
 
 def deploy(dry: bool, first: str | None, last: str | None) -> None:
     """Every step in order; those that are done only say so. Raises Exit at the first that fails."""
+    dry = dry or dry_wanted()
     names, settings, began = chosen(first, last), load(), time.monotonic()
     given = " ".join(key for key in rules() if key in os.environ)
     print(f"{settings.served_model_name} · {settings.profile} · {settings.host}:{settings.port} · {settings.env_file}")
@@ -122,7 +130,7 @@ def deploy(dry: bool, first: str | None, last: str | None) -> None:
     for name in names:
         place = f"[{list(STEPS).index(name) + 1}/{len(STEPS)}] "
         if not dry:
-            run(name, place, again="./inv deploy")
+            run(name, place, again=inv("deploy"))
             continue
         print(f"{place}{name} · {purpose(name)}")
         try:
@@ -134,9 +142,17 @@ def deploy(dry: bool, first: str | None, last: str | None) -> None:
         print(tr("以上只是预览：什么都没有改变。", "That was the plan: nothing has been changed."))
     elif last is None:
         took = time.monotonic() - began
-        print(tr(f"部署完成（{took:.0f} 秒）。停止：./inv stop", f"Deployed in {took:.0f} s. To stop it: ./inv stop"))
+        print(
+            tr(
+                f"部署完成（{took:.0f} 秒）。停止：{inv('stop')}",
+                f"Deployed in {took:.0f} s. To stop it: {inv('stop')}",
+            )
+        )
 
 
 def foreground(name: str) -> None:
-    """A script that is no step of deploy; Ctrl-C is a way to end it. Raises Exit."""
-    script(name, settings=load())
+    """A script that is no step of deploy; Ctrl-C is the way to end it. Raises Exit."""
+    try:
+        script(name, settings=load())
+    except Interrupted:
+        print(tr("已结束。", "Ended."))

@@ -17,7 +17,7 @@ say "API_KEY 见 $ENV_FILE" "API_KEY is in $ENV_FILE"
 printf "    $ printf 'Authorization: Bearer %%s' \"\$API_KEY\" | %s\n" "$(quote "${ask[@]}")"
 dry && exit
 
-reply=$(printf 'Authorization: Bearer %s' "$API_KEY" | "${ask[@]}" 2>&1) || die E16 "url=$url" "reason=${reply//$'\n'/ }"
+reply=$(printf 'Authorization: Bearer %s' "$API_KEY" | "${ask[@]}" 2>&1) || die E16 "url=$url" "reason=${reply%%$'\n'*}"
 code=${reply##*$'\n'} reply=${reply%$'\n'*}
 [[ $code == 200 ]] || die E16 "url=$url" "reason=HTTP $code ${reply:0:300}"
 python=$(find_python) || exit 1

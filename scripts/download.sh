@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Download the model from ModelScope into its folder.
-# 从 ModelScope 下载模型到本地目录。
+# Get the model into its folder: from ModelScope, or the embedded one.
+# 把模型放进本地目录：从 ModelScope 下载，或用内置的小模型。
 set -euo pipefail
 source "$(dirname "$0")/lib/settings.sh"
 

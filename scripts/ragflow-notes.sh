@@ -14,7 +14,7 @@ if [[ $(lang) == zh ]]; then
       基础 URL   RAGFlow 在本机 Docker 中：http://host.docker.internal:$PORT/v1
                  RAGFlow 从源码在本机运行：http://127.0.0.1:$PORT/v1
                  RAGFlow 在别的机器上：    http://${address:-本机地址}:$PORT/v1
-      API Key    $ENV_FILE 中 API_KEY 的值（不能留空）：grep API_KEY $ENV_FILE
+      API Key    $ENV_FILE 中 API_KEY 的值（不能留空）：grep ^API_KEY $ENV_FILE
     然后：设置默认模型 → LLM（旧版为「聊天模型」）→ $SERVED_MODEL_NAME
     检索还需要一个嵌入模型，本服务只提供对话模型。
 TEXT
@@ -26,7 +26,7 @@ else
       Base URL     RAGFlow in Docker on this machine:   http://host.docker.internal:$PORT/v1
                    RAGFlow from source on this machine: http://127.0.0.1:$PORT/v1
                    RAGFlow on another machine:          http://${address:-THIS-MACHINE}:$PORT/v1
-      API Key      the API_KEY in $ENV_FILE (never blank): grep API_KEY $ENV_FILE
+      API Key      the API_KEY in $ENV_FILE (never blank): grep ^API_KEY $ENV_FILE
     Then: Set default models → LLM (older pages: Chat model) → $SERVED_MODEL_NAME
     Retrieval needs an embedding model besides; this server has the chat model only.
 TEXT

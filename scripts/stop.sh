@@ -21,6 +21,8 @@ signal() { # signal NAME PID…: a process may be gone by now
   run kill "-$1" "${@:2}" 2>/dev/null || true
 }
 
+# The port that it was started with: the setting may have been changed since.
+PORT=$(sed -n "s/^PORT='\(.*\)'\$/\1/p" "$SERVER_ID.env" 2>/dev/null | grep . || echo "$PORT")
 mapfile -t pids < <(server_pids)
 if ((${#pids[@]} == 0)); then
   say "服务没有运行" "the server is not running"

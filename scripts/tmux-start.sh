@@ -25,8 +25,12 @@ phase() { # vLLM's own phase
 }
 
 reason() { # the first error of this start: what follows it is mostly its echo
-  logged | grep -vE ' (INFO|WARNING) ' |
-    grep -m 1 -oE '[A-Za-z_.]*(Error|Exception): .+|error: .+|✗ .+' || pick "没有留下错误信息" "it left no error message"
+  local found
+  found=$(logged | awk '
+    found != "" || / (INFO|WARNING) / || /validation errors? for/ { next }
+    match($0, /[A-Za-z_.]*(Error|Exception): .+|Value error, .+|error: .+|✗ .+/) { found = substr($0, RSTART, RLENGTH) }
+    END { print found }')
+  if [[ -n $found ]]; then echo "$found"; else pick "没有留下错误信息" "it left no error message"; fi
 }
 
 wait_ready() {
@@ -62,6 +66,7 @@ if [[ -n $(server_pids) ]] && ! session_serves && ! server_main; then
   say "先清理上次崩溃留下的进程" "What an earlier crash has left is ended first"
   bash "$ROOT/scripts/stop.sh" || exit 1
 fi
+if ! session_serves && server_main; then die E26 "pids=$(server_pids | xargs)"; fi
 if [[ -n $(server_pids) ]] || session_serves; then
   keys=$(changed)
   [[ -z $keys ]] || die E25 "keys=$keys"

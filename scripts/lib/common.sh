@@ -3,10 +3,14 @@
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 FAULTS=$ROOT/runbook/faults.toml
 
+declare -A RAW=()                           # what the settings files say
+LOCALE=${LC_ALL:-${LC_MESSAGES:-${LANG:-}}} # before a reader of bytes sets LC_ALL for itself
+
 lang() {
-  if [[ ${RUNBOOK_LANG:-} == zh || ${RUNBOOK_LANG:-} == en ]]; then
-    echo "$RUNBOOK_LANG"
-  elif [[ ${LC_ALL:-${LC_MESSAGES:-${LANG:-}}} == zh* ]]; then
+  local chosen=${RUNBOOK_LANG:-${RAW[RUNBOOK_LANG]:-}}
+  if [[ $chosen == zh || $chosen == en ]]; then
+    echo "$chosen"
+  elif [[ $LOCALE == zh* ]]; then
     echo zh
   else
     echo en
@@ -58,6 +62,9 @@ tell() { # tell CODE key=value…: the fault's sentence, what mends it, its code
     what=${what//"{${pair%%=*}}"/"${pair#*=}"}
     fix=${fix//"{${pair%%=*}}"/"${pair#*=}"}
   done
+  if [[ -n ${ENV_FILE:-} && $ENV_FILE != "$ROOT/.env" ]]; then # the way on is this server's, not the first one's
+    fix=${fix//.\/inv /"ENV_FILE=$(quote "$ENV_FILE") ./inv "}
+  fi
   printf '✗ %s\n  → %s\n  %s docs/%s/troubleshooting.md#%s\n' "$what" "$fix" "$code" "$(lang)" "${code,,}" >&2
 }
 

@@ -3,7 +3,7 @@
 # shellcheck shell=bash
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
-declare -A RULE=() ALLOWED=() RAW=() ENVIRON=() RESOLVING=()
+declare -A RULE=() ALLOWED=() ENVIRON=() RESOLVING=()
 KEYS=()
 ASSIGNMENT='^[[:space:]]*(export[[:space:]]+)?([A-Za-z_][A-Za-z0-9_]*)[[:space:]]*=([[:space:]]*)(.*)$'
 SINGLE="^'(([^\\\\']|\\\\.)*)'[[:space:]]*(#.*)?\$"
@@ -102,7 +102,7 @@ load_settings() {
   for key in "${KEYS[@]}"; do
     value_of "$key"
     if [[ ! $REPLY =~ ^(${RULE[$key]})$ || $REPLY == *[[:cntrl:]]* ]]; then
-      shown=$REPLY words=${ALLOWED[$key]}
+      shown=${REPLY:-"''"} words=${ALLOWED[$key]}
       [[ $key != *API_KEY ]] || shown='***'
       die E03 "key=$key" "value=$shown" "allowed=$(pick "${words%% | *}" "${words##* | }")"
     fi

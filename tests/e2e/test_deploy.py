@@ -222,8 +222,12 @@ def test_serve_in_the_foreground_until_ctrl_c(deployed: Deployment) -> None:
     )
     child.expect("Application startup complete")
     assert ask(deployed, "SmolLM2-135M-Instruct", deployed.key, "Hi").status_code == 200
+    refused = deployed.shell.inv("tmux-start", timeout=60)
+    assert "E26 " in refused.stderr, "it does not survive the terminal, and is not taken for the one in tmux"
     child.sendintr()
     child.expect(pexpect.EOF)
+    child.close()
+    assert child.exitstatus == 0, "Ctrl-C is how it is meant to end"
     wait(lambda: not deployed.processes(), 30)
     assert not listening(deployed.port)
 

@@ -139,6 +139,19 @@ def test_a_refusal_names_key_value_and_what_is_allowed(shell: Shell) -> None:
     assert "PORT cannot be 99999; allowed: 1 to 65535" in str(caught.value.message)
 
 
+@pytest.mark.parametrize(
+    "line", ["RUNBOOK_LANG=zh\nPROT=1", "RUNBOOK_LANG=zh\nPORT=x", "RUNBOOK_LANG=zh\nBASE_DIR=${NO}"]
+)
+def test_a_refusal_speaks_the_language_of_the_file(line: str, shell: Shell) -> None:
+    (shell.home / "zh.env").write_text(line + "\n")
+    del shell.settings["BASE_DIR"], shell.settings["PORT"]
+    for done in (shell.script("mkdirs", ENV_FILE="zh.env"), shell.inv("mkdirs", ENV_FILE="zh.env")):
+        assert done.returncode == 1
+        assert "docs/zh/" in done.stderr
+    (shell.home / "zh.env").write_text("PROT=1\n")
+    assert "docs/zh/" in shell.script("mkdirs", ENV_FILE="zh.env", LANG="zh_CN.UTF-8").stderr
+
+
 def test_a_key_is_never_shown(shell: Shell) -> None:
     shell.settings["API_KEY"] = "geheim mit Luecke"
     done = shell.script("mkdirs")

@@ -55,10 +55,32 @@ def test_dry_says_what_it_would_do_with_these_settings(clone: Shell) -> None:
 def test_an_unknown_step_is_refused_with_the_list(words: tuple[str, ...], clone: Shell) -> None:
     done = clone.inv("deploy", *words)
     assert done.returncode == 1
-    assert "There is no step" in done.stderr
+    assert "There is no step or range of steps" in done.stderr
     assert "preflight mkdirs venv" in done.stderr
     assert "E17 docs/en/troubleshooting.md#e17" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("words", [("--dry", "deploy"), ("-R", "mkdirs"), ("--dry", "stop")])
+def test_invokes_own_dry_does_nothing_for_real_either(words: tuple[str, ...], clone: Shell) -> None:
+    done = clone.inv(*words)
+    assert done.returncode == 0, done.stderr
+    assert not (clone.home / "base").exists()
+    assert not (clone.root / ".env").exists()
+
+
+def test_inv_alone_lists_the_tasks(clone: Shell) -> None:
+    assert clone.inv().stdout == clone.inv("--list").stdout
+
+
+@pytest.mark.parametrize("task", ["tmux-attach", "curl-test"])
+def test_the_way_on_is_that_of_the_env_file_in_use(task: str, clone: Shell) -> None:
+    """Otherwise a newcomer stops or starts the first server when the second was meant."""
+    (clone.home / "second 2.env").write_text("TMUX_SESSION=second\nAPI_KEY=k\n")
+    done = clone.inv(task, ENV_FILE="second 2.env")
+    assert done.returncode == 1
+    assert f"ENV_FILE='{clone.home}/second 2.env' ./inv " in done.stderr
+    assert " ./inv" not in done.stderr.replace(f"ENV_FILE='{clone.home}/second 2.env' ./inv", "")
 
 
 def test_from_and_to(clone: Shell) -> None:

@@ -239,6 +239,22 @@ def test_a_server_that_dies_is_told_at_once_with_its_error(tmux: Shell) -> None:
     assert tmux.run("tmux", "ls").returncode != 0
 
 
+def test_the_reason_is_the_error_and_not_its_frame(tmux: Shell) -> None:
+    lines = [
+        "(APIServer pid=1) WARNING 01-01 [x.py:1] OSError: [Errno 24] Too many open files",
+        "pydantic_core._pydantic_core.ValidationError: 1 validation error for ModelConfig",
+        "  Value error, User-specified max_model_len (999999) is greater than the derived max_model_len",
+        "RuntimeError: Engine core initialization failed. See root cause above.",
+    ]
+    said = "\n".join(f"echo '{line}'" for line in lines)
+    executable(tmux.home / "base/.venv/bin/vllm", f"{said}\nexit 1")
+    model(tmux.home / "base/models/SmolLM2-135M-Instruct")
+    done = tmux.script("tmux-start", API_KEY="k", timeout=20)
+    assert done.returncode == 1
+    assert "ended while starting: Value error, User-specified max_model_len (999999) is" in done.stderr
+    assert "Broken pipe" not in done.stderr
+
+
 def test_tmux_without_a_session(tmux: Shell) -> None:
     done = tmux.script("tmux-ls")
     assert done.returncode == 0
