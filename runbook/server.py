@@ -1,9 +1,10 @@
 """What is known of the running server: its processes, who listens on the port, whether it answers. Reads only."""
 
-from functools import partial
 from pathlib import Path
 
-from runbook.settings import Settings, read_file
+from dotenv import dotenv_values
+
+from runbook.settings import Settings
 
 
 def server_id(settings: Settings) -> str:
@@ -44,9 +45,13 @@ def changed(settings: Settings) -> list[str]:
     started = Path(f"{server_id(settings)}.env")
     if not started.is_file():
         return []
-    now = settings.env()
+    then, now = dotenv_values(started, interpolate=False), settings.env()
     minor = ("RAGFLOW_", "RUNBOOK_LANG", "PIP_INDEX_URL", "TORCH_FIND_LINKS", "MODELSCOPE_", "MODEL_REVISION")
-    return [key for key, value in read_file(started).items() if now[key] != value and not key.startswith(minor)]
+    return [
+        key
+        for key, value in dotenv_values(started, interpolate=False).items()
+        if now[key] != value and not key.startswith(minor)
+    ]
 
 
 def in_tmux(settings: Settings) -> bool:
@@ -69,8 +74,8 @@ def state(settings: Settings) -> str:
         return "stopped"
     if not listeners(settings.port) & ours:
         return "starting"
-    get = partial(httpx.get, trust_env=False, timeout=5)  # a site proxy must not see loopback
-    try:
-        return "ready" if get(f"{base_url(settings)}/health").status_code == 200 else "starting"
+    try:  # loopback is not for a site's proxy
+        reply = httpx.get(f"{base_url(settings)}/health", trust_env=False, timeout=5)
+        return "ready" if reply.status_code == 200 else "starting"
     except httpx.TransportError:
         return "starting"
