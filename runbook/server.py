@@ -47,11 +47,7 @@ def changed(settings: Settings) -> list[str]:
         return []
     then, now = dotenv_values(started, interpolate=False), settings.env()
     minor = ("RAGFLOW_", "RUNBOOK_LANG", "PIP_INDEX_URL", "TORCH_FIND_LINKS", "MODELSCOPE_", "MODEL_REVISION")
-    return [
-        key
-        for key, value in dotenv_values(started, interpolate=False).items()
-        if now[key] != value and not key.startswith(minor)
-    ]
+    return [key for key, value in then.items() if now[key] != value and not key.startswith(minor)]
 
 
 def in_tmux(settings: Settings) -> bool:
