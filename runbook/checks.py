@@ -36,11 +36,13 @@ def install(settings: Settings) -> str | None:
     stamp = settings.venv_dir / ".runbook-lock"
     locks = ["cuda.txt"] if settings.profile == "gpu" else ["cpu-torch.txt", "cpu.txt"]
     wanted = hashlib.sha256(b"".join((ROOT / "requirements" / lock).read_bytes() for lock in locks)).hexdigest()
-    if not stamp.is_file() or stamp.read_text().split()[:1] != [wanted]:
+    if (
+        not stamp.is_file()
+        or stamp.read_text().split()[:1] != [wanted]
+        or not (settings.venv_dir / "bin/vllm").exists()
+    ):
         return None
-    return (
-        tr("与锁定文件一致：", "as locked: ") + " ".join(locks) if (settings.venv_dir / "bin/vllm").exists() else None
-    )
+    return tr("与锁定文件一致：", "as locked: ") + " ".join(locks)
 
 
 def download(settings: Settings) -> str | None:

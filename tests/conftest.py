@@ -15,7 +15,17 @@ from runbook import ROOT
 from runbook.settings import rules
 
 Done = subprocess.CompletedProcess[str]
-OURS = {*rules(), "ENV_FILE", "RUNBOOK_TASK", "RUNBOOK_DRY", "TMUX", "TMUX_PANE", "LC_ALL", "LC_MESSAGES"}
+OURS = {
+    *rules(),
+    "ENV_FILE",
+    "RUNBOOK_TASK",
+    "RUNBOOK_DRY",
+    "RUNBOOK_BIN",
+    "TMUX",
+    "TMUX_PANE",
+    "LC_ALL",
+    "LC_MESSAGES",
+}
 
 
 def clean_environ(home: Path, **more: object) -> dict[str, str]:

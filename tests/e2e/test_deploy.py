@@ -305,6 +305,9 @@ def test_each_script_by_hand_without_inv(free_port: Callable[[], int], tmp_path:
             done = own.script(name, timeout=900)
             began[name] = round(time.monotonic() - start)
             assert done.returncode == 0, (name, done.stdout[-3000:], done.stderr[-3000:])
+            if name == "install":
+                assert "-m pip install --no-deps" in done.stdout
+                assert not re.search(r"/uv'? pip install", done.stdout)
             if name == "curl-test":
                 assert "AI assistant" in done.stdout
         assert "vllm-qwen3" in own.run("tmux", "ls").stdout
