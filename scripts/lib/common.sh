@@ -39,6 +39,16 @@ run() { # run COMMAND…: shows it, then runs it; with RUNBOOK_DRY only shows it
   dry || "$@"
 }
 
+asks() { # asks PROGRAM…: runs one of scripts/lib/*.py, which tells a known fault on descriptor 3: its code, then key=value lines
+  local told=() words code=0
+  { words=$(RUNBOOK_LANG=$(lang) run "$@" 3>&1 >&4) || code=$?; } 4>&1
+  ((code)) || return 0
+  ((code != 130)) || interrupted
+  [[ -n $words ]] || return "$code"
+  mapfile -t told <<<"$words"
+  die "${told[@]}"
+}
+
 become() { # become COMMAND…: the same, in place of this shell
   printf '    $ %s\n' "$(quote "$@")"
   dry || exec "$@"
