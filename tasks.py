@@ -44,7 +44,7 @@ def install(c: Context) -> None:
 @task(help={"verify": "逐个文件比对哈希，不下载 · Compare every file's hash, fetch nothing"})
 def download(c: Context, verify: bool = False) -> None:
     """2 下载模型 · Get the model, from ModelScope or the embedded one."""
-    steps.run("download", *(["--verify"] if verify else []))
+    steps.run("download", *steps.flags(verify=verify))
 
 
 @task
@@ -75,6 +75,42 @@ def tmux_ls(c: Context) -> None:
 def tmux_attach(c: Context) -> None:
     """4.2 进入会话 · Look into the session; Ctrl-B D leaves it."""
     steps.foreground("tmux-attach")
+
+
+@task(help={"json": "输出 JSON · Print JSON"})
+def status(c: Context, json: bool = False) -> None:
+    """4.2 查看状态 · Say how the server is; exit 0 only when ready."""
+    steps.foreground("status", *steps.flags(json=json))
+
+
+@task(
+    help={
+        "follow": "持续显示新内容 · Go on with what comes",
+        "since": "从何时起，如 10m、2h · From when on, such as 10m or 2h",
+        "errors": "只看错误 · Only the errors",
+    }
+)
+def logs(c: Context, follow: bool = False, since: str = "", errors: bool = False) -> None:
+    """4.2 查看日志 · Show the server's log."""
+    steps.foreground("logs", *steps.flags(follow=follow, since=since, errors=errors))
+
+
+@task
+def restart(c: Context) -> None:
+    """4.2 重启服务 · Stop the server and start it with the settings of now."""
+    steps.foreground("restart")
+
+
+@task
+def boot_on(c: Context) -> None:
+    """4.3 开机自动启动 · Start the server whenever the machine boots."""
+    steps.foreground("boot-on")
+
+
+@task
+def boot_off(c: Context) -> None:
+    """4.3 取消开机启动 · Start it at boot no more."""
+    steps.foreground("boot-off")
 
 
 @task
@@ -119,7 +155,7 @@ def lock(c: Context) -> None:
 
 
 namespace = Collection(
-    deploy, preflight, mkdirs, venv, install, download, port_check, serve, tmux_start, tmux_ls, tmux_attach, stop,
-    curl_test, ragflow_notes, test, lint,
+    deploy, preflight, mkdirs, venv, install, download, port_check, serve, tmux_start, tmux_ls, tmux_attach,
+    status, logs, stop, restart, boot_on, boot_off, curl_test, ragflow_notes, test, lint,
 )  # fmt: skip
 namespace.add_collection(Collection("dev", lock))

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import sh
 
-from runbook import ROOT, server
+from runbook import ROOT
 from runbook.faults import lang, tr
 from runbook.settings import Settings
 
@@ -57,9 +57,12 @@ def download(settings: Settings) -> str | None:
 
 
 def tmux_start(settings: Settings) -> str | None:
-    """This very server is ready, in tmux, with the settings of now."""
-    ready = server.in_tmux(settings) and not server.changed(settings) and server.state(settings) == "ready"
-    return f"{server.base_url(settings)}/v1" if ready else None
+    """This very server is ready, in its session, with the settings of now."""
+    try:
+        found = sh.bash(ROOT / "scripts" / "status.sh", "--unchanged", _env=os.environ | settings.env())
+    except sh.ErrorReturnCode_1:
+        return None
+    return str(found).strip()
 
 
 # In the order of deploy. None: the step only looks, tells or asks, and runs every time.

@@ -150,9 +150,14 @@ def deploy(dry: bool, first: str | None, last: str | None) -> None:
         )
 
 
-def foreground(name: str) -> None:
+def flags(**given: bool | str) -> list[str]:
+    """A task's words as a script reads them: --name where it is True, --name VALUE where it has one."""
+    return [word for name, value in given.items() if value for word in (f"--{name}", value) if isinstance(word, str)]
+
+
+def foreground(name: str, *args: str) -> None:
     """A script that is no step of deploy; Ctrl-C is the way to end it. Raises Exit."""
     try:
-        script(name, settings=load())
+        script(name, *args, settings=load())
     except Interrupted:
         print(tr("已结束。", "Ended."))

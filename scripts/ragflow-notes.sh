@@ -31,6 +31,6 @@ else
     Retrieval needs an embedding model besides; this server has the chat model only.
 TEXT
 fi
-if [[ $HOST == 127.* || $HOST == localhost || $HOST == ::1 ]]; then
+if loopback; then
   say "注意：HOST=$HOST 只在本机可达，Docker 容器和别的机器连不上。" "Note: HOST=$HOST is reached from this machine only, not from a container or another machine."
 fi

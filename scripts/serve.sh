@@ -7,7 +7,7 @@ source "$ROOT/scripts/lib/server.sh"
 
 dry || [[ -x $VENV_DIR/bin/vllm ]] || die E21 "missing=$VENV_DIR/bin/vllm" step=install
 dry || [[ -f $MODEL_DIR/config.json ]] || die E21 "missing=$MODEL_DIR/config.json" step=download
-if ! dry && server_main; then die E26 "pids=$(server_pids | xargs)"; fi
+if ! dry && [[ -n $(main_pid) ]]; then die E26 "pids=$(server_pids | xargs)"; fi
 if ! dry && port_taken; then die E07 "port=$PORT" "owner=$(port_owner)" "other=$(next_free_port)"; fi
 # Without a key anybody on the network could use the server: one is made, then this script starts over.
 dry || [[ -n $API_KEY ]] || exec bash "$ROOT/scripts/lib/env-file.sh" bash "$ROOT/scripts/serve.sh"
@@ -16,6 +16,9 @@ dry || [[ -n $API_KEY ]] || exec bash "$ROOT/scripts/lib/env-file.sh" bash "$ROO
 args=("$MODEL_DIR" --served-model-name "$SERVED_MODEL_NAME" "$MODEL_DIR" --host "$HOST" --port "$PORT")
 # auto lets vLLM shrink the context to what fits: Qwen3's own 262144 tokens want 36 GiB.
 args+=(--max-model-len "$MAX_MODEL_LEN")
+# The key on every route but /health; requests in flight get 30 s when it is stopped.
+args+=(--middleware runbook_gate.Gate --disable-fastapi-docs --shutdown-timeout 30)
+args+=(--disable-access-log-for-endpoints /health,/metrics) # the watch asks them every five seconds
 [[ $TRUST_REMOTE_CODE == false ]] || args+=(--trust-remote-code)
 
 if [[ $PROFILE == gpu ]]; then
@@ -61,9 +64,14 @@ fi
 run export HF_HUB_OFFLINE=1 VLLM_NO_USAGE_STATS=1  # the model is local: nothing is asked of the internet
 run export "RUNBOOK_SERVER=$SERVER_ID" SPT_NOENV=1 # marks every process of this server, readably
 run unset PYTHONDONTWRITEBYTECODE                  # with it every start compiles all of vLLM anew: a minute lost
-# In the environment and not in the command, which everybody on the machine can read.
-printf '    $ export VLLM_API_KEY=%s\n' "\"\$API_KEY\""
-export VLLM_API_KEY=$API_KEY
+run export "PYTHONPATH=$ROOT/scripts/lib/serving${PYTHONPATH:+:$PYTHONPATH}" # where the gate lies
+unset VLLM_API_KEY
+if [[ $API_KEY == none ]]; then
+  loopback || say "警告：API_KEY=none，网络上的任何人都能使用 $HOST:$PORT。" "Warning: API_KEY=none: anybody on the network can use $HOST:$PORT."
+else # in the environment and not in the command, which everybody on the machine can read
+  printf '    $ export VLLM_API_KEY=%s\n' "\"\$API_KEY\""
+  export VLLM_API_KEY=$API_KEY
+fi
 command=("$VENV_DIR/bin/vllm" serve "${args[@]}")
 unset "${KEYS[@]}" ENV_FILE # our settings are not vLLM's
 become "${command[@]}"

@@ -99,7 +99,7 @@ interrupted() {
 
 write() { # write FILE: standard input becomes FILE, readable by its owner alone, whole or not at all
   printf '    $ %s\n' "$(pick "写入" "write") $(quote "$1")"
-  dry || (
+  dry && { cat >/dev/null; } || (
     umask 077
     cat >"$1.new.$$"
     mv "$1.new.$$" "$1"

@@ -1,9 +1,54 @@
 #!/usr/bin/env bash
-# What runs in the tmux pane: serve.sh with the settings of FILE and no others, its output also in LOG.
-# Usage: pane.sh FILE LOG
+# What runs in the tmux pane: keeps supervisor up and shows the server's log. Ctrl-C stops the server for good, and so
+# does closing the session; when the tmux server itself is killed, a new session takes over.
+# Usage: pane.sh FILE, the settings and no others
 set -euo pipefail
-here=$(dirname "$0")
 # The tmux server may have been started from a shell with other settings in its environment.
-while read -r key _; do [[ -z $key || $key == \#* ]] || unset "$key"; done <"$here/settings.rules"
-# -i: Ctrl-C in the pane is for vLLM; its last words still reach the log.
-ENV_FILE=$1 bash "$here/../serve.sh" 2>&1 | tee -ai "$2"
+while read -r key _; do [[ -z $key || $key == \#* ]] || unset "$key"; done <"$(dirname "$0")/settings.rules"
+export ENV_FILE=$1 RUNBOOK_TASK=tmux-start
+source "$(dirname "$0")/settings.sh"
+source "$ROOT/scripts/lib/server.sh"
+session=$TMUX_SESSION supervisord=$VENV_DIR/bin/supervisord socket=${TMUX%%,*} stopping='' pid=''
+unset "${KEYS[@]}" TMUX TMUX_PANE # what supervisor starts reads the file itself
+export SERVER_ID SERVER_LOG SERVER_LOG_MAX=${SERVER_LOG_MAX:-50MB}
+
+stop_all() { # supervisor ends the server, then itself
+  trap '' INT
+  stopping=1
+  [[ -z $pid ]] || kill -TERM "$pid" 2>/dev/null || true
+}
+
+hung_up() { # the session has been closed, or the tmux server has died
+  trap '' HUP INT
+  sleep 0.5
+  if kill -0 "$keeper" 2>/dev/null || wait "$keeper"; then
+    stop_all
+  else
+    show_in_tmux "$session" -S "$socket" >/dev/null 2>&1 || true
+  fi
+  exit 0
+}
+
+# Its exit code tells a tmux server that ends in order from one that was killed.
+setsid tmux -S "$socket" wait-for "runbook-$$" >/dev/null 2>&1 &
+keeper=$!
+trap stop_all INT
+trap hung_up HUP TERM
+while :; do
+  pid=$(supervisor_pid)
+  if [[ -z $pid ]]; then
+    RUNBOOK_SUPERVISOR=$SERVER_ID setsid "$supervisord" -c "$ROOT/scripts/lib/supervisord.conf" </dev/null >"$SERVER_ID.supervisord.out" 2>&1 &
+    pid=$!
+  fi
+  (trap '' INT && exec tail -n 50 -F "$SERVER_LOG" 2>/dev/null) &
+  viewer=$!
+  while kill -0 "$pid" 2>/dev/null; do
+    sleep 1 &
+    wait "$!" || true
+  done
+  kill "$viewer" 2>/dev/null || true
+  # One that ends in order takes its pid file with it.
+  [[ -z $stopping && -e $SERVER_ID.supervisord.pid ]] || break
+  echo "==== $(pick "supervisor 被杀死，重新启动" "supervisor was killed and is started again")"
+done
+kill "$keeper" 2>/dev/null || true
