@@ -97,6 +97,30 @@ def ragflow_notes(c: Context) -> None:
 
 @task(
     help={
+        "base_url": "RAGFlow 中填的基础 URL · The base URL entered in RAGFlow",
+        "model": "RAGFlow 中填的模型名 · The model name entered there",
+        "max_tokens": "RAGFlow 中填的最大 Token 数 · The Max tokens entered there",
+    }
+)
+def ragflow_check(c: Context, base_url: str = "", model: str = "", max_tokens: int = 0) -> None:
+    """6 检查 RAGFlow 所需 · Check all that RAGFlow will ask of the server."""
+    given = {"--base-url": base_url, "--model": model, "--max-tokens": str(max_tokens or "")}
+    steps.tool("ragflow-check", *(word for pair in given.items() if pair[1] for word in pair))
+
+
+@task(
+    help={
+        "base_url": "RAGFlow 访问本服务的地址 · Where RAGFlow reaches this server",
+        "remove": "撤回登记 · Take it back",
+    }
+)
+def ragflow_register(c: Context, base_url: str = "", remove: bool = False) -> None:
+    """6 在 RAGFlow 中登记 · Register the server in RAGFlow, and ask it there."""
+    steps.tool("ragflow-register", *(["--base-url", base_url] if base_url else []), *(["--remove"] if remove else []))
+
+
+@task(
+    help={
         "fast": "跳过真实部署 · Leave out what deploys for real",
         "args": "传给 pytest 的参数 · More words for pytest",
     }
@@ -120,6 +144,6 @@ def lock(c: Context) -> None:
 
 namespace = Collection(
     deploy, preflight, mkdirs, venv, install, download, port_check, serve, tmux_start, tmux_ls, tmux_attach, stop,
-    curl_test, ragflow_notes, test, lint,
+    curl_test, ragflow_notes, ragflow_check, ragflow_register, test, lint,
 )  # fmt: skip
 namespace.add_collection(Collection("dev", lock))

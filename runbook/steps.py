@@ -156,3 +156,8 @@ def foreground(name: str) -> None:
         script(name, settings=load())
     except Interrupted:
         print(tr("已结束。", "Ended."))
+
+
+def tool(name: str, *args: str) -> None:
+    """A script that is no step of deploy and comes to an end by itself; its words go with it. Raises Exit."""
+    script(name, *args, settings=load())

@@ -17,6 +17,11 @@ args=("$MODEL_DIR" --served-model-name "$SERVED_MODEL_NAME" "$MODEL_DIR" --host 
 # auto lets vLLM shrink the context to what fits: Qwen3's own 262144 tokens want 36 GiB.
 args+=(--max-model-len "$MAX_MODEL_LEN")
 [[ $TRUST_REMOTE_CODE == false ]] || args+=(--trust-remote-code)
+if embeds; then
+  [[ $VLLM_EXTRA_ARGS == *--runner* ]] || args+=(--runner pooling)
+elif [[ -n $(tool_parser) && $VLLM_EXTRA_ARGS != *tool-c* ]]; then # agents need it; the words of the user go before
+  args+=(--enable-auto-tool-choice --tool-call-parser "$(tool_parser)")
+fi
 
 if [[ $PROFILE == gpu ]]; then
   has_card || die E24

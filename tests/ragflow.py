@@ -44,7 +44,13 @@ class Ragflow:
     defaults: dict[str, str] = field(default_factory=dict)
     llms: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
     tenant: dict[str, str | None] = field(
-        default_factory=lambda: {"tenant_id": "t1", "llm_id": "", "embd_id": "b@Builtin", "asr_id": "", "img2txt_id": None}
+        default_factory=lambda: {
+            "tenant_id": "t1",
+            "llm_id": "",
+            "embd_id": "b@Builtin",
+            "asr_id": "",
+            "img2txt_id": None,
+        }
     )
     broken: dict[str, tuple[Any, ...]] = field(default_factory=dict)
     calls: list[tuple[str, str, Any]] = field(default_factory=list)
@@ -94,7 +100,8 @@ class Ragflow:
                     why = self.try_model(model["model_name"], kind, key, base_url)
                 except OSError:
                     why = "No valid response received"
-                label = f"{'embedding ' if kind == 'embedding' else ''}model({'VLLM/' if kind == 'chat' else ''}{model['model_name']})"
+                name = model["model_name"]
+                label = f"model(VLLM/{name})" if kind == "chat" else f"embedding model({name})"
                 if why == "timeout":
                     said += f"\nTimeout accessing {label}."
                 elif why:
@@ -129,7 +136,10 @@ class Ragflow:
         return missing
 
     def provider(self, method: str, words: list[str], body: Any) -> Reply:
-        no, yes = lambda code, said: (200, {"code": code, "message": said}), (200, {"code": 0})  # noqa: E731
+        def no(code: int, said: str) -> Reply:
+            return 200, {"code": code, "message": said}
+
+        yes: Reply = (200, {"code": 0})
         if not words and method == "GET":
             rows = [
                 {"has_instance": bool(held), "model_types": [], "name": name, "url": {"default": ""}}
@@ -165,13 +175,19 @@ class Ragflow:
         if rest == ["instances"]:
             return self.instances(method, name, held, body)
         if len(rest) < 2 or rest[1] not in held:
-            return no(102, f"No instance found for provider '{name}' and instance '{(rest + ['', ''])[1]}'")
+            return no(102, f"No instance found for provider '{name}' and instance '{rest[1:2]}'")
         one = held[rest[1]]
         if rest[2:] == ["models"] and method == "GET":
             hidden = ("extra", "features", "verify", "rank") if self.version < "0.27" else ()
             rows = [{key: value for key, value in row.items() if key not in hidden} for row in one["models"].values()]
             return 200, {"code": 0, "data": rows}
-        shown = {"id": one["id"], "instance_name": rest[1], "provider_id": "p1", "region": "default", "status": "active"}
+        shown = {
+            "id": one["id"],
+            "instance_name": rest[1],
+            "provider_id": "p1",
+            "region": "default",
+            "status": "active",
+        }
         if method == "GET" and self.version >= "0.27":
             return 200, {"code": 0, "data": shown | {"api_key": one["api_key"], "base_url": one["base_url"]}}
         if method == "GET":
@@ -184,7 +200,11 @@ class Ragflow:
                 return no(102, why)
             del held[rest[1]]
             models = {item["model_name"]: self.model(item) for item in body["model_info"]}
-            held[body["instance_name"]] = one | {"api_key": body["api_key"], "base_url": body["base_url"], "models": models}
+            held[body["instance_name"]] = one | {
+                "api_key": body["api_key"],
+                "base_url": body["base_url"],
+                "models": models,
+            }
             return yes
         return 200, {"code": 100, "data": None, "message": "<MethodNotAllowed '405: Method Not Allowed'>"}
 
@@ -210,7 +230,10 @@ class Ragflow:
             if not wanted:
                 return 200, {"code": 101, "message": "instances is required"}
             if set(wanted) - set(held):
-                return 200, {"code": 102, "message": f"No instance found for provider '{provider}' and instance '{wanted}'"}
+                return 200, {
+                    "code": 102,
+                    "message": f"No instance found for provider '{provider}' and instance '{wanted}'",
+                }
             for name in wanted:
                 del held[name]
             return 200, {"code": 0}
@@ -313,7 +336,9 @@ class Ragflow:
             rows: dict[str, Any] = {}
             for (factory, name), one in self.llms.items():
                 row = {"name": name, "type": one["model_type"], "used_token": 0, "status": "1"}
-                detail = {"api_base": one["api_base"], "max_tokens": one["max_tokens"]} if "include_details" in path else {}
+                detail = (
+                    {"api_base": one["api_base"], "max_tokens": one["max_tokens"]} if "include_details" in path else {}
+                )
                 rows.setdefault(factory, {"tags": "LLM", "llm": []})["llm"].append(row | detail)
             return 200, good | {"data": rows}
         if (method, path) == ("POST", "/v1/llm/delete_llm"):

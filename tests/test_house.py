@@ -18,6 +18,7 @@ TASKS = {
     if isinstance(node, ast.FunctionDef)
 }
 SOURCES = [*(ROOT / "runbook").glob("*.py"), *(ROOT / "scripts").rglob("*.sh"), ROOT / "inv"]
+SOURCES += (ROOT / "scripts/lib").glob("*.py")
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
@@ -57,7 +58,7 @@ def test_a_script_begins_with_its_purpose(path: Path) -> None:
 
 def test_every_code_is_known_used_and_documented() -> None:
     code = "\n".join(path.read_text("utf-8") for path in SOURCES)
-    used = set(re.findall(r"(?:die|tell) (E\d\d)", code)) | set(re.findall(r'Fault\("(E\d\d)"', code))
+    used = set(re.findall(r"(?:die|tell) (E\d\d)", code)) | set(re.findall(r'(?:Fault|Trouble|fail)\("(E\d\d)"', code))
     assert used == set(texts())
     for lang in ("zh", "en"):
         page = (ROOT / "docs" / lang / "troubleshooting.md").read_text("utf-8")
