@@ -454,6 +454,61 @@ def test_v026_with_a_failed_instance_keeps_an_empty_provider_and_nothing_else(pa
     assert not pair.record.exists()
 
 
+# ragflow-notes, and what serve.sh gives the model.
+
+
+@pytest.mark.parametrize("lang", ["zh", "en"])
+@pytest.mark.parametrize("host", ["0.0.0.0", "127.0.0.1", "10.1.2.3", "::"])
+def test_notes_have_the_address_for_each_place(lang: str, host: str, pair: Pair) -> None:
+    done = pair.shell.script("ragflow-notes", RUNBOOK_LANG=lang, HOST=host)
+    assert done.returncode == 0, done.stderr
+    port = pair.shell.settings["PORT"]
+    docker = f"http://10.1.2.3:{port}/v1" if host == "10.1.2.3" else f"http://host.docker.internal:{port}/v1"
+    assert (docker in done.stdout) == (host != "127.0.0.1")
+    assert done.stdout.count(f"HOST={host}") == (2 if host == "127.0.0.1" else 0), "what cannot be reached is said"
+    assert len(re.findall(rf"http://\S+:{port}/v1\n", done.stdout)) == (1 if host == "127.0.0.1" else 3)
+    assert "k3y" not in done.stdout
+    words = "验证 保存 待添加的模型" if lang == "en" else "Verify Save Model providers"
+    assert all(word in done.stdout for word in words.split()), "the labels stand in both languages"
+
+
+def test_notes_take_max_tokens_from_the_server(pair: Pair, free_port: Any) -> None:
+    pair.model.context = 40960
+    assert re.search(
+        r"Max tokens .* 30720 \(the server's context is 40960\)", pair.shell.script("ragflow-notes").stdout
+    )
+    done = pair.shell.script("ragflow-notes", PORT=free_port())
+    assert done.returncode == 0
+    assert "not known while the server does not run" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("folder", "extra", "flags"),
+    [
+        ("Qwen3-4B-Instruct-2507", "", "--enable-auto-tool-choice --tool-call-parser hermes"),
+        ("Qwen2.5-7B-Instruct", "", "--enable-auto-tool-choice --tool-call-parser hermes"),
+        ("Qwen3-4B", "--tool-call-parser qwen3_xml --enable-auto-tool-choice", ""),
+        ("Qwen3-Coder-30B", "", ""),
+        ("SmolLM2-135M-Instruct", "", ""),
+        ("Qwen3-Embedding-0.6B", "", "--runner pooling"),
+        ("Qwen3-Embedding-0.6B", "--runner pooling", ""),
+        ("SmolLM2-135M-Instruct", "--runner pooling", ""),
+        ("with-modules.json", "", "--runner pooling"),
+    ],
+)
+def test_flags_by_model(folder: str, extra: str, flags: str, pair: Pair) -> None:
+    path = pair.shell.home / folder
+    path.mkdir()
+    if "modules.json" in folder:
+        (path / "modules.json").write_text("[]")
+    done = pair.shell.script("serve", RUNBOOK_DRY="1", MODEL_DIR=path, VLLM_EXTRA_ARGS=extra)
+    assert done.returncode == 0, done.stderr
+    command = done.stdout.splitlines()[-1]
+    for flag in ("--enable-auto-tool-choice", "--tool-call-parser", "--runner"):
+        assert command.count(flag) == (flags + extra).count(flag)
+    assert flags in command
+
+
 @given(st.from_regex(r"[A-Za-z0-9_-]+", fullmatch=True))
 def test_instance_names(session: str) -> None:
     environ = {"SERVED_MODEL_NAME": "m", "API_KEY": "k", "SOURCE_URL": "u"}
