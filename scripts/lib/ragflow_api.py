@@ -97,9 +97,10 @@ class Ragflow:
     def ask(self, method: str, path: str, body: object = None, timeout: float = READ, of: type = object) -> Any:
         """The `data` of an answer with code 0, of the type that is expected. Raises Trouble E44 for any other."""
         answer = self.call(method, path, body, timeout)
-        if answer["code"] != 0 or not isinstance(answer.get("data"), of):
+        data = answer.get("data", [] if of is list else None)
+        if answer["code"] != 0 or not isinstance(data, of):
             raise refusal(f"{method} {path.partition('?')[0]}", answer)
-        return answer.get("data")
+        return data
 
 
 def refusal(call: str, answer: dict[str, Any]) -> Trouble:

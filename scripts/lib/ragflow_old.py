@@ -24,6 +24,22 @@ class Models:
         kept = {"model": self.server.name, "kind": self.server.kind, "base_url": base_url}
         self.record.keep(**kept, key_mark=self.server.key_mark())
 
+    def ours(self) -> bool:
+        return bool(self.record.made.get("model") == self.server.name)
+
+    def same(self, here: dict[str, Any], base_url: str) -> bool:
+        wanted = {"type": self.server.kind, "api_base": base_url, "max_tokens": self.server.max_tokens}
+        return all(here.get(name, value) == value for name, value in wanted.items())
+
+    def allowed(self, known: list[str]) -> list[str]:
+        """A model of our name that was not made here must be as ours would be. Raises Trouble E48."""
+        here = self.find()
+        if here and not self.ours():
+            known = [address for address in known if self.same(here, address)]
+            if not known:
+                raise Trouble("E48", name=self.server.name)
+        return known
+
     def probe(self, base_url: str) -> str:
         """add_llm that only verifies. Before it knew the word it stored the model at once: then that is noted."""
         had, answer = self.find(), self.add_llm(base_url, verify=True)
@@ -55,14 +71,10 @@ class Models:
         return "embd_id" if self.server.kind == "embedding" else "llm_id"
 
     def plan(self, base_url: str) -> list[Step]:
-        """What has to be changed, in order. Raises Trouble E48 for a model that was not made here."""
-        here, made, steps = self.find(), self.record.made, list[Step]()
-        wanted = {"type": self.server.kind, "api_base": base_url, "max_tokens": self.server.max_tokens}
-        same = here is not None and all(here.get(name, value) == value for name, value in wanted.items())
-        ours = made.get("model") == self.server.name
-        if here and not same and not ours:
-            raise Trouble("E48", name=self.server.name)
-        if not same or (ours and made.get("key_mark") != self.server.key_mark()):
+        """What has to be changed, in order."""
+        here, steps = self.find(), list[Step]()
+        stale = self.ours() and self.record.made.get("key_mark") != self.server.key_mark()
+        if stale or not here or not self.same(here, base_url):
             what = f"{FACTORY}: {self.server.words(base_url)}"
             steps.append((tr(f"写入模型 {what}", f"write the model {what}"), lambda: self.add(base_url)))
         now, new = str(self.tenant()[2].get(self.field()) or ""), self.full(self.server.name)
@@ -81,7 +93,7 @@ class Models:
     def set_default(self, new: str, **note: str) -> None:
         """The other defaults go with it as they are: the call asks for all of them."""
         if note:
-            self.record.keep(default=True, **note)
+            self.record.keep(default=new, **note)
         method, path, tenant = self.tenant()
         body = {name: tenant.get(name) for name in ("tenant_id", "llm_id", "embd_id", "asr_id", "img2txt_id")}
         self.ragflow.ask(method, path, body | {self.field(): new})
@@ -92,7 +104,7 @@ class Models:
         """Take back what the record says was made: the default, then the model."""
         made = self.record.made
         self.server.kind = made.get("kind", self.server.kind)
-        if made.get("default") and self.tenant()[2].get(self.field()) == self.full(made["model"]):
+        if made.get("default") and self.tenant()[2].get(self.field()) == made["default"]:
             say("恢复原来的默认模型", "the default model of before is restored")
             self.set_default(made.get("previous", ""))
         if "model" in made:

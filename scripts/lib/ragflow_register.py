@@ -40,6 +40,9 @@ class Providers:
         where = {"api_key": self.server.key, "base_url": base_url, "region": "default"}
         return where | {"model_info": [self.info(), *others]}
 
+    def allowed(self, known: list[str]) -> list[str]:
+        return known
+
     def probe(self, base_url: str) -> str:
         """RAGFlow's own check, which stores nothing: empty when it passes, else what RAGFlow said."""
         answer = self.ragflow.call("POST", f"{ROOT}/{FACTORY}/connection", self.body(base_url), PROBE)
@@ -88,7 +91,8 @@ class Providers:
 
     def default(self) -> dict[str, Any] | None:
         """The default model of our kind, as PATCH takes it; None where there is none, or it dangles."""
-        for item in self.ragflow.ask("GET", DEFAULT, of=dict).get("models") or []:
+        found = self.ragflow.ask("GET", DEFAULT)
+        for item in (found.get("models") if isinstance(found, dict) else found) or []:
             if item.get("model_type") in (self.server.kind, [self.server.kind]):
                 names = ("model_provider", "model_instance", "model_name")
                 return {"model_type": self.server.kind} | {name: item.get(name) for name in names}
@@ -216,17 +220,23 @@ def meet(ragflow: Ragflow) -> bool:
     return modern
 
 
-def choose(there: Providers | Models, given: str, url: str, environ: dict[str, str]) -> str:
+def choose(there: Providers | Models, known: list[str], environ: dict[str, str]) -> str:
     """The first address under which RAGFlow itself reaches the server. Raises Trouble E45."""
-    places = ["DOCKER_URL", "SOURCE_URL", "LAN_URL"] if is_here(urlsplit(url).hostname or "") else ["LAN_URL"]
-    known = [there.record.made.get("base_url"), *(environ[place] for place in places)]
-    for address in [given] if given else dict.fromkeys(filter(None, known)):
+    for address in known:
         say(f"请 RAGFlow 访问 {address} ……", f"RAGFlow is asked to try {address} …")
         why = there.probe(address)
         if not why:
-            return str(address)
+            return address
         say(f"✗ {why}", f"✗ {why}")
-    raise Trouble("E45", url=url, host=environ["HOST"], port=environ["PORT"])
+    raise Trouble("E45", url=there.ragflow.url, host=environ["HOST"], port=environ["PORT"])
+
+
+def addresses(there: Providers | Models, given: str, environ: dict[str, str]) -> list[str]:
+    """Where to try, in order. A RAGFlow elsewhere is not asked for an address of its own, which would get our key."""
+    here = is_here(urlsplit(there.ragflow.url).hostname or "")
+    places = ["DOCKER_URL", "SOURCE_URL", "LAN_URL"] if here else ["LAN_URL"]
+    known = [there.record.made.get("base_url"), *(environ[place] for place in places)]
+    return there.allowed([given] if given else list(dict.fromkeys(filter(None, known))))
 
 
 def prove(ragflow: Ragflow, kind: str) -> None:
@@ -250,11 +260,10 @@ def prove(ragflow: Ragflow, kind: str) -> None:
 def register(there: Providers | Models, environ: dict[str, str], base_url: str, dry: bool) -> None:
     """Say what will be changed, change it, prove it. When that fails, what this run has made is taken back."""
     there.server.look()
-    if dry and isinstance(there, Models):  # the oldest ones store what they should only verify
-        base_url = base_url or environ["DOCKER_URL"] or environ["SOURCE_URL"]
-    else:
-        base_url = choose(there, base_url, there.ragflow.url, environ)
+    known = addresses(there, base_url, environ)
     try:
+        # The oldest ones store what they should only verify.
+        base_url = known[0] if dry and known and isinstance(there, Models) else choose(there, known, environ)
         steps = there.plan(base_url)
         if steps:
             say("将在 RAGFlow 中改变：", "This will be changed in RAGFlow:")

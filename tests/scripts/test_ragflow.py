@@ -29,7 +29,7 @@ sys.path.insert(0, str(ROOT / "scripts/lib"))
 import ragflow_api
 import ragflow_register
 
-VERSIONS = ["0.27.0", "0.26.0", "0.25.6", "0.24.0"]
+VERSIONS = ["0.27.0", "0.26.0", "0.25.6", "0.24.0"]  # 0.23 stores what it should only verify
 
 
 @dataclass
@@ -86,7 +86,7 @@ def other(pair: Pair, name: str = "mine") -> None:
     pair.ragflow.defaults["chat"] = f"own@{name}@VLLM"
 
 
-@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("version", [*VERSIONS, "0.23.0"])
 def test_the_whole_life_of_a_registration(version: str, pair: Pair) -> None:
     there = pair.ragflow
     there.version = version
@@ -410,8 +410,9 @@ def test_an_answer_that_is_an_error_is_no_answer(pair: Pair) -> None:
     assert pair.ragflow.state() == before
 
 
-def test_an_older_ragflow_has_the_name_already(pair: Pair) -> None:
-    pair.ragflow.version = "0.24.0"
+@pytest.mark.parametrize("version", ["0.24.0", "0.23.0"])
+def test_an_older_ragflow_has_the_name_already(version: str, pair: Pair) -> None:
+    pair.ragflow.version = version
     theirs = {
         "llm_name": "tiny",
         "model_type": "chat",
@@ -425,6 +426,10 @@ def test_an_older_ragflow_has_the_name_already(pair: Pair) -> None:
     assert done.returncode == 1
     assert "E48 " in done.stderr
     assert pair.ragflow.state() == before
+    theirs |= {"api_base": pair.base_url, "max_tokens": 6144, "api_key": "k3y"}
+    assert pair.register().returncode == 0, "entered by hand just as we would: it is used as it is"
+    assert pair.register("--remove").returncode == 0
+    assert ("VLLM", "tiny___VLLM") in pair.ragflow.llms, "and stays"
 
 
 def test_v026_refuses_a_second_instance_of_one_key_and_repeats_the_key(pair: Pair) -> None:
