@@ -77,11 +77,21 @@ class Models:
         if stale or not here or not self.same(here, base_url):
             what = f"{FACTORY}: {self.server.words(base_url)}"
             steps.append((tr(f"写入模型 {what}", f"write the model {what}"), lambda: self.add(base_url)))
+        made = self.record.made
         now, new = str(self.tenant()[2].get(self.field()) or ""), self.full(self.server.name)
         if now != new:
+            before = made.get("previous", "") if now == made.get("default") else now
             what = f"{self.server.kind}: {now or '-'} → {new}"
-            steps.append((tr(f"默认模型 {what}", f"default model {what}"), lambda: self.set_default(new, previous=now)))
+            change = (tr(f"默认模型 {what}", f"default model {what}"), lambda: self.set_default(new, previous=before))
+            steps.append(change)
+        if "model" in made and not self.ours():
+            old = made["model"]
+            steps.append((tr(f"删除模型 {old}", f"remove the model {old}"), lambda: self.drop(old)))
         return steps
+
+    def drop(self, name: str) -> None:
+        body = {"llm_factory": FACTORY, "llm_name": f"{name}___{FACTORY}"}
+        self.ragflow.ask("POST", "/v1/llm/delete_llm", body)
 
     def add(self, base_url: str) -> None:
         self.fresh = self.fresh or not self.find()
@@ -109,6 +119,5 @@ class Models:
             self.set_default(made.get("previous", ""))
         if "model" in made:
             say(f"删除模型 {made['model']}", f"the model {made['model']} is removed")
-            body = {"llm_factory": FACTORY, "llm_name": f"{made['model']}___{FACTORY}"}
-            self.ragflow.ask("POST", "/v1/llm/delete_llm", body)
+            self.drop(made["model"])
         self.record.forget()

@@ -192,15 +192,22 @@ def test_a_new_key_reaches_ragflow(version: str, pair: Pair) -> None:
     assert stored["api_key"] == "second"
 
 
-def test_a_new_name_replaces_the_old_one(pair: Pair) -> None:
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_new_name_replaces_the_old_one(version: str, pair: Pair) -> None:
+    pair.ragflow.version, pair.ragflow.tenant["llm_id"] = version, "theirs@Builtin"
+    other(pair)
+    before = pair.ragflow.state()
     assert pair.register().returncode == 0
     pair.model.name = "tiny2"
     done = pair.register(SERVED_MODEL_NAME="tiny2")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert list(pair.ragflow.providers["VLLM"]["vllm-qwen3"]["models"]) == ["tiny2"]
-    assert pair.ragflow.defaults == {"chat": "tiny2@vllm-qwen3@VLLM"}
-    assert pair.register("--remove").returncode == 0
-    assert pair.ragflow.providers == {}
+    if version >= "0.26":
+        assert list(pair.ragflow.providers["VLLM"]["vllm-qwen3"]["models"]) == ["tiny2"]
+        assert pair.ragflow.defaults == {"chat": "tiny2@vllm-qwen3@VLLM"}
+    else:
+        assert list(pair.ragflow.llms) == [("VLLM", "tiny2___VLLM")]
+    assert pair.register("--remove", SERVED_MODEL_NAME="tiny2").returncode == 0
+    assert pair.ragflow.state() == before
 
 
 @pytest.mark.parametrize("version", VERSIONS)
