@@ -173,10 +173,10 @@ class Check:
         elif not container:
             self.line("✓", what, " ".join(dict.fromkeys([here, docker, lan])))
         if container and says == "200":
-            self.line("✓", container, f"curl {docker or here}")
+            self.line("✓", container, f"curl {docker or here}/models")
         elif container and says.isdigit():
             why = tr("连不上：查防火墙和 HOST", "no connection: firewall, or HOST") if says == "000" else f"HTTP {says}"
-            self.line("✗", container, f"curl {docker or here}  {why}")
+            self.line("✗", container, f"curl {docker or here}/models  {why}")
         elif container:
             self.line(
                 "!", container, tr("没能从里面查看（没有 curl？）", "could not be looked at from inside (no curl?)")

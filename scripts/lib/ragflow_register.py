@@ -77,13 +77,11 @@ class Providers:
         shown = self.ragflow.ask("GET", self.path(), of=dict)
         models = self.ragflow.ask("GET", f"{self.path()}/models", of=list)
         model: dict[str, Any] = next((item for item in models if item["name"] == self.server.name), {})
+        key, mark = shown.get("api_key", self.server.key), made.get("key_mark")
         return bool(
             shown.get("base_url", made.get("base_url")) == base_url
-            and (
-                shown["api_key"] == self.server.key
-                if "api_key" in shown
-                else made.get("key_mark") == self.server.key_mark()
-            )
+            and key == self.server.key
+            and ("api_key" in shown or mark == self.server.key_mark())
             and model.get("max_tokens") == info["max_tokens"]
             and self.server.kind in model["model_type"]
             and (model.get("extra") or info["extra"]).get("is_tools") == info["extra"]["is_tools"]
@@ -101,6 +99,9 @@ class Providers:
     def ours(self) -> dict[str, Any]:
         names = {"model_provider": FACTORY, "model_instance": self.instance, "model_name": self.server.name}
         return {"model_type": self.server.kind} | names
+
+    def is_ours(self, default: dict[str, Any]) -> bool:
+        return (default["model_provider"], default["model_instance"]) == (FACTORY, self.instance)
 
     def plan(self, base_url: str) -> list[Step]:
         """What has to be changed, in order."""
@@ -124,12 +125,12 @@ class Providers:
         return steps
 
     def add_provider(self) -> None:
+        self.fresh = True
         self.record.keep(provider=True)
         answer = self.ragflow.call("PUT", ROOT, {"provider_name": FACTORY})
         if "already exists" in str(answer.get("message")):
             self.record.keep(provider=None)
         elif answer["code"] != 0:
-            self.fresh = True
             raise refusal(f"PUT {ROOT}", answer)
 
     def noted(self, base_url: str) -> None:
@@ -138,7 +139,8 @@ class Providers:
 
     def add(self, base_url: str) -> None:
         """A new instance with one model; of a call that fails, what it has left behind is removed."""
-        before, self.fresh = self.instances(), True
+        self.fresh = True
+        before = self.instances()
         self.noted(base_url)
         try:
             self.create(self.body(base_url))
@@ -156,7 +158,8 @@ class Providers:
         """PUT verifies first and changes nothing when that fails. v0.26 has no PUT: the instance is made anew."""
         body = self.body(base_url, *self.others())
         answer = self.ragflow.call("PUT", self.path(), {"instance_name": self.instance, **body}, PROBE)
-        if answer["code"] in (100, 404, 405):
+        if answer["code"] in (404, 405) or "MethodNotAllowed" in str(answer.get("message")):
+            self.fresh = True
             self.ragflow.ask("DELETE", INSTANCES, {"instances": [self.instance]})
             self.create(body)
         elif answer["code"] != 0:
@@ -164,7 +167,7 @@ class Providers:
         self.noted(base_url)
 
     def set_default(self, now: dict[str, Any] | None) -> None:
-        if not now or (now["model_provider"], now["model_instance"]) != (FACTORY, self.instance):
+        if not now or not self.is_ours(now):
             self.record.keep(previous=now, default=True)
         self.ragflow.ask("PATCH", DEFAULT, self.ours())
         if self.default() != self.ours():
@@ -177,8 +180,8 @@ class Providers:
         held = self.instances() if exists else []
         ours = "instance" in made and self.instance in held
         kept = [item["model_name"] for item in self.others()] if ours else []
-        now = self.default()
-        if made.get("default") and now and (now["model_provider"], now["model_instance"]) == (FACTORY, self.instance):
+        now = self.default()  # None also when our instance has been removed by hand
+        if made.get("default") and (not now or self.is_ours(now)):
             say("恢复原来的默认模型", "the default model of before is restored")
             before = made.get("previous")
             if not before or self.ragflow.call("PATCH", DEFAULT, before)["code"] != 0:

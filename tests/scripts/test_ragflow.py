@@ -4,8 +4,11 @@ What is claimed of our own server is tested on the real vLLM in tests/e2e/test_r
 """
 
 import json
+import os
 import re
+import signal
 import stat
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -29,6 +32,7 @@ sys.path.insert(0, str(ROOT / "scripts/lib"))
 import ragflow_api
 import ragflow_register
 
+PIPES: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
 VERSIONS = ["0.27.0", "0.26.0", "0.25.6", "0.24.0"]  # 0.23 stores what it should only verify
 
 
@@ -177,6 +181,17 @@ def test_changed_settings_update_the_instance_and_keep_what_somebody_added_to_it
     done = pair.register("--remove")
     assert "it stays" in done.stdout
     assert "extra" in pair.ragflow.providers["VLLM"]["vllm-qwen3"]["models"]
+
+
+def test_v026_fails_while_the_instance_is_made_anew(pair: Pair) -> None:
+    pair.ragflow.version = "0.26.0"
+    other(pair)
+    before = pair.ragflow.state()
+    assert pair.register().returncode == 0
+    pair.model.context = 4096
+    pair.ragflow.broken = {"POST /instances": REFUSED}
+    assert pair.register().returncode == 1
+    assert pair.ragflow.state() == before, "and the default of before is back"
 
 
 @pytest.mark.parametrize("version", ["0.27.0", "0.26.0", "0.24.0"])
@@ -389,6 +404,28 @@ def test_a_ragflow_that_hangs(spot: str, pair: Pair, monkeypatch: pytest.MonkeyP
     time.sleep(0.5)
     pair.ragflow.broken = {}
     assert (pair.ragflow.state() != before) == (spot == "POST /instances")
+    assert pair.register("--remove").returncode == 0
+    assert pair.ragflow.state() == before
+
+
+def test_ctrl_c_takes_back_what_was_made(pair: Pair) -> None:
+    """The terminal's SIGINT reaches the shell and the program; the default has just been asked for."""
+    other(pair)
+    before = pair.ragflow.state()
+    pair.ragflow.broken = {"PATCH /models/default": ("hang", 3)}
+    script = [str(word) for word in ("bash", ROOT / "scripts/ragflow-register.sh")]
+    child = subprocess.Popen(script, env=pair.shell.environ(), text=True, start_new_session=True, **PIPES)
+    while not any(call[0] == "PATCH" for call in pair.ragflow.calls):
+        assert child.poll() is None
+        time.sleep(0.05)
+    pair.ragflow.broken = {}
+    os.killpg(child.pid, signal.SIGINT)
+    out, err = child.communicate(timeout=30)
+    assert child.returncode == 130
+    assert "what was made is taken back" in out
+    assert "E98 " in err
+    assert "vllm-qwen3" not in pair.ragflow.providers["VLLM"]
+    time.sleep(0.1)
     assert pair.register("--remove").returncode == 0
     assert pair.ragflow.state() == before
 
