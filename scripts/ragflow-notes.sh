@@ -13,6 +13,7 @@ if [[ -n $context ]]; then
 else
   max_tokens=$(pick "服务没有运行，未知；运行后再看一次，取其上下文的 3/4" "not known while the server does not run; 3/4 of its context, see again then")
 fi
+loopback_only || LAN_URL=${LAN_URL:-http://$(pick 本机地址 THIS-MACHINE):$PORT/v1}
 type=chat default="LLM" older=$(pick 聊天模型 "Chat model") call=$(pick 不选 off)
 if embeds; then
   type=embedding default=Embedding older=$(pick 嵌入模型 "Embedding model")

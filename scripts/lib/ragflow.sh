@@ -5,8 +5,8 @@ loopback_only() { [[ $HOST == 127.* || $HOST == localhost || $HOST == ::1 ]]; }
 
 lan_host() { # this machine's address as others see it: the one that its default route uses
   local address
-  address=$(ip -o route get 1.1.1.1 2>/dev/null | sed -n 's/.* src \([^ ]*\).*/\1/p')
-  address=${address:-$(hostname -I 2>/dev/null | awk '{ print $1 }')}
+  address=$({ ip -o route get 1.1.1.1 2>/dev/null || true; } | sed -n 's/.* src \([^ ]*\).*/\1/p')
+  address=${address:-$({ hostname -I 2>/dev/null || true; } | awk '{ print $1 }')}
   [[ $address != *:* ]] || address="[$address]"
   echo "$address"
 }

@@ -521,6 +521,14 @@ def test_notes_have_the_address_for_each_place(lang: str, host: str, pair: Pair)
     assert all(word in done.stdout for word in words.split()), "the labels stand in both languages"
 
 
+def test_notes_on_a_machine_without_a_route(pair: Pair) -> None:
+    pair.shell.stand_in("ip", "exit 2")
+    pair.shell.stand_in("hostname", "exit 1")
+    done = pair.shell.script("ragflow-notes")
+    assert done.returncode == 0, done.stderr
+    assert "http://THIS-MACHINE:" in done.stdout
+
+
 def test_notes_take_max_tokens_from_the_server(pair: Pair, free_port: Any) -> None:
     pair.model.context = 40960
     assert re.search(
