@@ -129,6 +129,14 @@ class Record:
             json.dump(self.all, file, ensure_ascii=False, indent=2)
         new.replace(self.path)
 
+    def hand_over(self, key: str) -> None:
+        """Another server of this machine has things in the same RAGFlow: it is the one to remove this in the end."""
+        for path in sorted(self.path.parent.glob("*.ragflow.json")):
+            other = Record(path, self.url)
+            if path != self.path and other.made:
+                other.keep(**{key: self.made[key]})
+                return
+
     def forget(self) -> None:
         self.keep(**dict.fromkeys(self.made))
 

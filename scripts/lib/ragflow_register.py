@@ -201,6 +201,8 @@ class Providers:
         elif ours:
             say(f"删除实例 {self.instance}", f"the instance {self.instance} is removed")
             self.ragflow.ask("DELETE", INSTANCES, {"instances": [self.instance]})
+            if made.get("provider"):
+                self.record.hand_over("provider")
         self.record.forget()
 
 

@@ -274,6 +274,7 @@ def test_chat_and_embedding_side_by_side(pair: Pair) -> None:
         assert list(pair.ragflow.providers["VLLM"]) == ["vllm-embed"], "the provider stays for the other"
         assert pair.register("--remove", **second).returncode == 0
     assert pair.ragflow.defaults == {}
+    assert pair.ragflow.providers == {}, "the last one removes it"
 
 
 # Which address.
