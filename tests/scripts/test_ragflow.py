@@ -64,6 +64,7 @@ class Pair:
                 ragflow_register.run(list(words), given)
             except ragflow_api.Trouble as trouble:
                 code, said = 1, str(Fault(trouble.code, **trouble.values).message)
+        assert not re.search(r"\{\w+\}", said), "every value of the fault is given"
         return Done([], code, out.getvalue(), said)
 
     @property
