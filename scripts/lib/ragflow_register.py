@@ -182,10 +182,11 @@ class Providers:
         kept = [item["model_name"] for item in self.others()] if ours else []
         now = self.default()  # None also when our instance has been removed by hand
         if made.get("default") and (not now or self.is_ours(now)):
-            say("恢复原来的默认模型", "the default model of before is restored")
             before = made.get("previous")
-            if not before or self.ragflow.call("PATCH", DEFAULT, before)["code"] != 0:
-                say("原来没有，或已不存在：清空", "there was none, or it is gone: none is set")
+            if before and self.ragflow.call("PATCH", DEFAULT, before)["code"] == 0:
+                say("恢复原来的默认模型", "the default model of before is restored")
+            else:
+                say("清空默认模型：原来没有，或已不存在", "no default model is set: there was none, or it is gone")
                 self.ragflow.ask("PATCH", DEFAULT, {"model_type": self.server.kind})
         if kept:
             words = ", ".join(kept)
