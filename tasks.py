@@ -41,10 +41,10 @@ def install(c: Context) -> None:
     steps.run("install")
 
 
-@task
-def download(c: Context) -> None:
+@task(help={"verify": "逐个文件比对哈希，不下载 · Compare every file's hash, fetch nothing"})
+def download(c: Context, verify: bool = False) -> None:
     """2 下载模型 · Get the model, from ModelScope or the embedded one."""
-    steps.run("download")
+    steps.run("download", *(["--verify"] if verify else []))
 
 
 @task

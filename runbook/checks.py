@@ -8,7 +8,7 @@ from collections.abc import Callable
 import sh
 
 from runbook import ROOT, server
-from runbook.faults import tr
+from runbook.faults import lang, tr
 from runbook.settings import Settings
 
 Check = Callable[[Settings], str | None]
@@ -46,11 +46,13 @@ def install(settings: Settings) -> str | None:
 
 
 def download(settings: Settings) -> str | None:
-    """The model folder is whole, by its config, index and safetensors headers."""
-    check = sh.Command(sys.executable).bake(ROOT / "scripts" / "lib" / "model_folder.py")
+    """The model folder is whole, by the manifest of its download, else by its config, index and safetensors headers."""
+    program = ROOT / "scripts" / "lib" / "model_folder.py"
+    check = sh.Command(sys.executable).bake(program, "check", _env={**os.environ, "RUNBOOK_LANG": lang()})
     try:
-        return f"{settings.model_dir}, {str(check(settings.model_dir)).strip()}"
-    except sh.ErrorReturnCode_1:
+        found = check(settings.model_dir, settings.model_id, settings.model_revision)
+        return f"{settings.model_dir}, {str(found).strip()}"
+    except (sh.ErrorReturnCode_1, sh.ErrorReturnCode_3):
         return None
 
 

@@ -39,6 +39,7 @@ class Settings:
     served_model_name: str
     modelscope_cache: Path
     modelscope_endpoint: str
+    modelscope_api_token: str
     log_dir: Path
     venv_dir: Path
     pip_index_url: str
@@ -133,7 +134,7 @@ def raw_settings(environ: Mapping[str, str]) -> tuple[dict[str, str], Path]:
     for key, (pattern, zh, en) in rules().items():
         value = _fill(key, raw, environ)
         if not re.fullmatch(pattern, value, re.ASCII) or any(ord(char) < 32 or ord(char) == 127 for char in value):
-            shown = "***" if key.endswith("API_KEY") else value or "''"
+            shown = "***" if key.endswith(("API_KEY", "TOKEN")) else value or "''"
             raise Fault("E03", key=key, value=shown, allowed=tr(zh, en))
         # One spelling for one folder: the server's processes are known by it.
         values[key] = "/" + os.path.normpath(value).lstrip("/") if value.startswith("/") and "/.+" in pattern else value

@@ -74,27 +74,27 @@ def settle() -> Settings:
     return settings
 
 
-def run(name: str, place: str = "", again: str = "") -> None:
-    """One step: say that it is done already, or do it and prove it. Raises Exit."""
-    again = again or inv(name)
+def run(name: str, *args: str, place: str = "", again: str = "") -> None:
+    """One step: say that it is done already, or do it and prove it; with args for its script, do it. Raises Exit."""
+    again = again or inv(" ".join((name, *args)))
     try:
-        _run(name, place, again)
+        _run(name, *args, place=place, again=again)
     except KeyboardInterrupt:
         raise Interrupted(again) from None
 
 
-def _run(name: str, place: str, again: str) -> None:
+def _run(name: str, *args: str, place: str, again: str) -> None:
     settings, check, began = settle(), None if dry_wanted() else STEPS[name], time.monotonic()
 
     def line(mark: str, words: str) -> str:
         return f"{place}{name:<14}{mark} {time.monotonic() - began:5.1f} s  {words}".rstrip()
 
-    if check and (found := check(settings)):
+    if check and not args and (found := check(settings)):
         print(line("✓", tr("已完成：", "already done: ") + found))
         return
     print(f"{place}{name} · {purpose(name)}")
     try:
-        script(name, settings=settings, again=again)
+        script(name, *args, settings=settings, again=again)
         found = check(settings) if check else ""
         if found is None:
             raise Fault("E23", step=name)
@@ -130,7 +130,7 @@ def deploy(dry: bool, first: str | None, last: str | None) -> None:
     for name in names:
         place = f"[{list(STEPS).index(name) + 1}/{len(STEPS)}] "
         if not dry:
-            run(name, place, again=inv("deploy"))
+            run(name, place=place, again=inv("deploy"))
             continue
         print(f"{place}{name} · {purpose(name)}")
         try:

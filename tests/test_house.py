@@ -17,8 +17,12 @@ TASKS = {
     for node in ast.parse((ROOT / "tasks.py").read_text("utf-8")).body
     if isinstance(node, ast.FunctionDef)
 }
-SOURCES = [*(ROOT / "runbook").glob("*.py"), *(ROOT / "scripts").rglob("*.sh"), ROOT / "inv"]
-SOURCES += (ROOT / "scripts/lib").glob("*.py")
+SOURCES = [
+    *(ROOT / "runbook").glob("*.py"),
+    *(ROOT / "scripts").rglob("*.py"),
+    *(ROOT / "scripts").rglob("*.sh"),
+    ROOT / "inv",
+]
 
 
 @pytest.mark.parametrize("name", SCRIPTS)

@@ -103,7 +103,7 @@ load_settings() {
     value_of "$key"
     if [[ ! $REPLY =~ ^(${RULE[$key]})$ || $REPLY == *[[:cntrl:]]* ]]; then
       shown=${REPLY:-"''"} words=${ALLOWED[$key]}
-      [[ $key != *API_KEY ]] || shown='***'
+      [[ $key != *@(API_KEY|TOKEN) ]] || shown='***'
       die E03 "key=$key" "value=$shown" "allowed=$(pick "${words%% | *}" "${words##* | }")"
     fi
     # One spelling for one folder: the server's processes are known by it.

@@ -54,7 +54,7 @@ def test_plain_source_reads_the_example_as_we_do(tmp_path: Path) -> None:
         ["bash", "-c", f"set -a; source {EXAMPLE}; env -0"], env={"HOME": "/home/me"}, capture_output=True, check=True
     )
     sourced = dict(pair.split("=", 1) for pair in done.stdout.decode().split("\0")[:-1])
-    ours, _ = raw_settings({"HOME": "/home/me"})
+    ours, _ = raw_settings({"HOME": "/home/me", "ENV_FILE": str(EXAMPLE)})  # and not somebody's own .env
     assert {key: sourced[key] for key in rules()} == ours
 
 

@@ -1,0 +1,41 @@
+"""One progress over many bytes, for a person at a terminal or for a log."""
+
+import sys
+import time
+
+from words import tr
+
+
+class Shown:
+    """One progress over all bytes: a bar on a terminal, else a line now and then."""
+
+    def __init__(self, what: str, total: int, done: int) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+        from rich.progress import TransferSpeedColumn as Speed
+
+        self.what, self.total, self.first, self.began, self.told = what, total, done, time.monotonic(), 0.0
+        self.bar: Progress | None = None
+        if sys.stderr.isatty() and total:
+            columns = (BarColumn(None), DownloadColumn(binary_units=True), Speed(), TimeRemainingColumn())
+            self.bar = Progress(TextColumn("    {task.description}"), *columns, console=Console(stderr=True))
+            self.bar.add_task(what, total=total, completed=done)
+            self.bar.start()
+
+    def at(self, done: int) -> None:
+        """So many bytes of all are there."""
+        if self.bar:
+            self.bar.update(self.bar.task_ids[0], completed=done)
+        elif (now := time.monotonic()) - max(self.told, self.began - 8) >= 10:  # the first after two seconds
+            self.told = now
+            speed = max(0, done - self.first) / (now - self.began)
+            rest = (self.total - done) / speed if speed else 0
+            left = "—" if not speed else f"{rest:.0f} s" if rest < 100 else f"{rest / 60:.0f} min"
+            words = f"{done / max(1, self.total):4.0%}  {done / 2**30:.2f}/{self.total / 2**30:.2f} GiB"
+            words += f"  {speed / 2**20:.1f} MiB/s  {tr('剩余', 'left:')} {left}"
+            print(f"    {self.what} {words}", file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        """Leave the bar as it stands."""
+        if self.bar:
+            self.bar.stop()
