@@ -95,6 +95,12 @@ def ragflow_notes(c: Context) -> None:
     steps.run("ragflow-notes")
 
 
+@task(help={"json": "输出 JSON · Print JSON"})
+def plan(c: Context, json: bool = False) -> None:
+    """规划显存 · What fits: card, share of memory, context."""
+    steps.foreground("plan", *(["--json"] if json else []))
+
+
 @task(
     help={
         "fast": "跳过真实部署 · Leave out what deploys for real",
@@ -120,6 +126,6 @@ def lock(c: Context) -> None:
 
 namespace = Collection(
     deploy, preflight, mkdirs, venv, install, download, port_check, serve, tmux_start, tmux_ls, tmux_attach, stop,
-    curl_test, ragflow_notes, test, lint,
+    curl_test, ragflow_notes, plan, test, lint,
 )  # fmt: skip
 namespace.add_collection(Collection("dev", lock))

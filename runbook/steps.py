@@ -150,9 +150,9 @@ def deploy(dry: bool, first: str | None, last: str | None) -> None:
         )
 
 
-def foreground(name: str) -> None:
+def foreground(name: str, *args: str) -> None:
     """A script that is no step of deploy; Ctrl-C is the way to end it. Raises Exit."""
     try:
-        script(name, settings=load())
+        script(name, *args, settings=load())
     except Interrupted:
         print(tr("已结束。", "Ended."))

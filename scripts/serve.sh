@@ -18,8 +18,18 @@ args=("$MODEL_DIR" --served-model-name "$SERVED_MODEL_NAME" "$MODEL_DIR" --host 
 args+=(--max-model-len "$MAX_MODEL_LEN")
 [[ $TRUST_REMOTE_CODE == false ]] || args+=(--trust-remote-code)
 
+[[ $PROFILE != gpu ]] || has_card || die E24
+if [[ $GPU_MEMORY_UTILIZATION == auto || ($GPU == auto && $PROFILE == gpu) ]] && python=$(find_python 2>/dev/null); then
+  plan=$(RUNBOOK_LANG=$(lang) "$python" "$ROOT/scripts/lib/plan.py" --choose) # what is left to auto, by free memory
+  read -r answer card share reason <<<"$plan"
+  case $answer in
+    yes) GPU=$card GPU_MEMORY_UTILIZATION=$share ;;
+    no) dry || die E50 "reason=$reason" ;;
+  esac # else the lines below choose
+  say "规划（$answer）：$reason" "plan ($answer): $reason"
+fi
+
 if [[ $PROFILE == gpu ]]; then
-  has_card || die E24
   if [[ $GPU == auto ]]; then
     GPU=$(nvidia-smi --query-gpu=index,memory.free --format=csv,noheader,nounits | sort -t, -k2,2nr -k1,1n | head -n 1 | cut -d, -f1)
     say "GPU=auto → $GPU（空闲显存最多）" "GPU=auto → $GPU (the most free memory)"

@@ -7,26 +7,36 @@ Reads a few kilobytes a shard, so it is quick on any size; it does not compare h
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "tekken.json")
 
 
-def shard_problem(path: Path) -> str | None:
-    """What is wrong with one safetensors file: 8 bytes of header length (little-endian), a JSON header, the data."""
-    if not path.is_file():
-        return f"{path.name} is missing"
-    size = path.stat().st_size
+def header(path: Path) -> dict[str, Any]:
+    """The tensors of a safetensors file: 8 bytes of length (little-endian), then this JSON. Raises ValueError."""
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
-        if not 2 <= length <= min(size - 8, 100_000_000):
-            return f"{path.name} is not a safetensors file"
+        if not 2 <= length <= min(path.stat().st_size - 8, 100_000_000):
+            raise ValueError(f"{path.name} is not a safetensors file")
         try:
-            header = json.loads(file.read(length))
-            data = max((item["data_offsets"][1] for name, item in header.items() if name != "__metadata__"), default=0)
+            found: dict[str, Any] = json.loads(file.read(length))
+            data = max((item["data_offsets"][1] for name, item in found.items() if name != "__metadata__"), default=0)
         except (ValueError, TypeError, KeyError, AttributeError):
-            return f"{path.name} has a damaged header"
-    expected = 8 + length + int(data)
-    return None if size == expected else f"{path.name} has {size} bytes instead of {expected}"
+            raise ValueError(f"{path.name} has a damaged header") from None
+    if path.stat().st_size != 8 + length + int(data):
+        raise ValueError(f"{path.name} has {path.stat().st_size} bytes instead of {8 + length + int(data)}")
+    return found
+
+
+def shard_problem(path: Path) -> str | None:
+    """What is wrong with one safetensors file."""
+    if not path.is_file():
+        return f"{path.name} is missing"
+    try:
+        header(path)
+    except ValueError as problem:
+        return str(problem)
+    return None
 
 
 def shards(folder: Path) -> list[Path]:
