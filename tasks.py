@@ -101,6 +101,12 @@ def plan(c: Context, json: bool = False) -> None:
     steps.foreground("plan", *(["--json"] if json else []))
 
 
+@task(help={"log": "改看这个日志 · Another log", "json": "输出 JSON · Print JSON"})
+def doctor(c: Context, log: str = "", json: bool = False) -> None:
+    """诊断失败原因 · Why it failed, and what mends it."""
+    steps.foreground("doctor", *(["--log", log] if log else []), *(["--json"] if json else []))
+
+
 @task(
     help={
         "fast": "跳过真实部署 · Leave out what deploys for real",
@@ -126,6 +132,6 @@ def lock(c: Context) -> None:
 
 namespace = Collection(
     deploy, preflight, mkdirs, venv, install, download, port_check, serve, tmux_start, tmux_ls, tmux_attach, stop,
-    curl_test, ragflow_notes, plan, test, lint,
+    curl_test, ragflow_notes, plan, doctor, test, lint,
 )  # fmt: skip
 namespace.add_collection(Collection("dev", lock))

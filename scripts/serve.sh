@@ -5,6 +5,7 @@ set -euo pipefail
 source "$(dirname "$0")/lib/settings.sh"
 source "$ROOT/scripts/lib/server.sh"
 
+dry || printf '==> %(%F %T)T serve.sh\n' # where the doctor begins to read the log
 dry || [[ -x $VENV_DIR/bin/vllm ]] || die E21 "missing=$VENV_DIR/bin/vllm" step=install
 dry || [[ -f $MODEL_DIR/config.json ]] || die E21 "missing=$MODEL_DIR/config.json" step=download
 if ! dry && server_main; then die E26 "pids=$(server_pids | xargs)"; fi

@@ -76,7 +76,7 @@ def test_a_fault_says_the_same_in_both_languages(code: str) -> None:
         assert re.search(r"[一-鿿]|^{install}$|^\./inv |^cp ", part["zh"])
 
 
-@pytest.mark.parametrize("program", ["plan"])
+@pytest.mark.parametrize("program", ["plan", "doctor"])
 def test_what_the_programs_say_is_the_same_in_both_languages(program: str) -> None:
     for key, entry in tomllib.loads((ROOT / "scripts/lib/texts.toml").read_text("utf-8"))[program].items():
         zh, en = (set(re.findall(r"\{(\w+)", entry[lang])) for lang in ("zh", "en"))
