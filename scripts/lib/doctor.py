@@ -11,14 +11,13 @@ import os
 import re
 import shlex
 import shutil
-import subprocess
 import sys
 import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from machine import GIB, ours, smi
+from machine import GIB, holder, leftovers, listener, ours, smi
 from words import text, tr
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -101,28 +100,13 @@ def first_error(lines: list[str]) -> str | None:
     return None
 
 
-def listener(port: str) -> str:
-    """Who listens on the port, as far as this user may see it; empty for nobody."""
-    done = subprocess.run(["ss", "-Hlntp", f"sport = :{port}"], capture_output=True, text=True)
-    owners = re.findall(r'"([^"]+)",pid=(\d+)', done.stdout)
-    if done.stdout.strip() and not owners:
-        return text("doctor.stranger")
-    return ", ".join(f"{name} (pid {pid})" for name, pid in dict.fromkeys(owners))
-
-
-def holder(port: str) -> dict[str, str]:
-    """What the port's fault names: who holds it, and the next port that nobody holds."""
-    other = next(str(free) for free in range(int(port) + 1, 65536) if not listener(str(free)))
-    return {"owner": listener(port) or text("doctor.nobody"), "other": other}
-
-
 def on_this_machine(own: set[int]) -> list[Finding]:
     """What is wrong whatever the log says: a port or memory that is not free, a full disk, a card that is gone."""
     found = []
     port, base = os.environ["PORT"], Path(os.environ["BASE_DIR"])
     if not own and (owner := listener(port)):
         found.append(Finding("E07", text("doctor.listens", port=port, owner=owner)))
-    if own and not any(b"serve" in Path(f"/proc/{pid}/cmdline").read_bytes() for pid in own if alive(pid)):
+    if leftovers(own):
         pids = " ".join(map(str, sorted(own)))
         found.append(Finding("E67", text("doctor.left", pids=pids), {"pids": pids}))
     for folder in (base, Path(os.environ.get("TMPDIR", "/tmp")), Path("/dev/shm")):
@@ -133,10 +117,6 @@ def on_this_machine(own: set[int]) -> list[Finding]:
     if os.environ["PROFILE"] == "gpu" and not smi("--query-gpu=index,name"):
         found.append(Finding("E24", text("doctor.no-card")))
     return found
-
-
-def alive(pid: int) -> bool:
-    return Path(f"/proc/{pid}/cmdline").exists()
 
 
 def diagnose(log: Path, begin: int | None, whole: bool) -> list[Finding]:

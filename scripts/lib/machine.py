@@ -5,6 +5,7 @@ Facts about cards come from `nvidia-smi` on the PATH and from nowhere else. All 
 
 import os
 import pwd
+import re
 import subprocess
 from collections import Counter
 from dataclasses import dataclass
@@ -131,3 +132,30 @@ def read_ram(own: set[int]) -> Memory:
             continue
         free += sum(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("RssAnon"))
     return Memory("", total, min(free, total))
+
+
+def leftovers(own: set[int]) -> bool:
+    """Whether these processes of the server have no API server among them: a crash has left them."""
+
+    def words(pid: int) -> bytes:
+        try:
+            return Path(f"/proc/{pid}/cmdline").read_bytes()
+        except OSError:
+            return b""
+
+    return bool(own) and not any(b"serve" in words(pid) for pid in own)
+
+
+def listener(port: str) -> str:
+    """Who listens on the port, as far as this user may see it; empty for nobody."""
+    done = subprocess.run(["ss", "-Hlntp", f"sport = :{port}"], capture_output=True, text=True)
+    owners = re.findall(r'"([^"]+)",pid=(\d+)', done.stdout)
+    if done.stdout.strip() and not owners:
+        return text("machine.stranger")
+    return ", ".join(f"{name} (pid {pid})" for name, pid in dict.fromkeys(owners))
+
+
+def holder(port: str) -> dict[str, str]:
+    """What the port's fault names: who holds it, and the next port that nobody holds."""
+    other = next(str(free) for free in range(int(port) + 1, 65536) if not listener(str(free)))
+    return {"owner": listener(port) or text("machine.nobody"), "other": other}
