@@ -26,6 +26,7 @@ START = re.compile(r"^==> |^ +\$ \S*/?vllm serve |non-default args: ")
 STOP = re.compile(r"shutdown triggered|received signal=SIG|KeyboardInterrupt")
 MILD = re.compile(r"\b(INFO|WARNING|DEBUG)\b")
 ERROR = re.compile(r"[A-Za-z_.]*(Error|Exception|Interrupt): .+|Value error, .+|error: .+|✗ .+")
+CODE = re.compile(r"(^|[\])] )\s*raise ")  # of a traceback
 FRAME = re.compile(r"validation errors? for|See root cause above")
 
 
@@ -36,12 +37,15 @@ class Finding:
     code: str
     evidence: str
     values: dict[str, str] = field(default_factory=dict)
+    told: dict[str, str] = field(default_factory=dict)  # what and fix as a script has told them in the log
 
     def say(self, part: str) -> str:
         """The title, what or fix in the reader's language."""
+        if part in self.told:
+            return self.told[part]
         entry, values = FAULTS[self.code][part], {key.lower(): value for key, value in os.environ.items()}
         values |= {"folder": values["model_dir"], "model": values["model_id"], "revision": values["model_revision"]}
-        values |= {"problem": self.evidence, "reason": self.evidence, "log": f"{values['log_dir']}/vllm.log"}
+        values |= {"problem": self.evidence.rstrip("."), "reason": self.evidence, "log": f"{values['log_dir']}/vllm.log"}
         values |= holder(values["port"]) if self.code == "E07" else {}
         words = tr(entry["zh"], entry["en"])
         for name, value in (values | self.values).items():
@@ -84,12 +88,18 @@ def known(lines: list[str]) -> list[Finding]:
         search, anywhere = re.compile("|".join(f"(?:{one})" for one in entry["pattern"])).search, "level" in entry
         for number, line in enumerate(lines):
             # What a start survived was no fault; nor is what vLLM itself calls INFO or a WARNING.
-            if search(line) and (anywhere or (number > ready and not MILD.search(line[:60]))):
+            if search(line) and (anywhere or (number > ready and not MILD.search(line[:60]) and not CODE.search(line))):
                 seen.append((entry.get("rank", 0), number, anywhere, Finding(code, line)))
                 break
     causes = sorted((row for row in seen if not row[2]), key=lambda row: row[:2])[:1]
     clients = [row for row in seen if row[2] and (ready >= 0 or not causes)]
     return [row[3] for row in [*causes, *sorted(clients, key=lambda row: row[1])]]
+
+
+def refused(lines: list[str]) -> list[Finding]:
+    """What serve.sh itself has refused to start for: its three lines ✗, → and code."""
+    found = re.search(r"✗ (.+)\n→ (.+)\n(E\d\d) docs/", "\n".join(lines))
+    return [Finding(found[3], f"✗ {found[1]}", told={"what": found[1], "fix": found[2]})] if found else []
 
 
 def first_error(lines: list[str]) -> str | None:
@@ -122,7 +132,7 @@ def on_this_machine(own: set[int]) -> list[Finding]:
 def diagnose(log: Path, begin: int | None, whole: bool) -> list[Finding]:
     """Everything that is found, the log's cause first; each code once."""
     lines, own = read_log(log, begin, whole), ours()
-    found = known(lines)
+    found = refused(lines) or known(lines)
     ready = any("Application startup complete" in line for line in lines)
     if not found and not ready and begin is None and (whole or not own) and (error := first_error(lines)):
         found = [Finding("E14", error)]
