@@ -45,7 +45,11 @@ class Finding:
             return self.told[part]
         entry, values = FAULTS[self.code][part], {key.lower(): value for key, value in os.environ.items()}
         values |= {"folder": values["model_dir"], "model": values["model_id"], "revision": values["model_revision"]}
-        values |= {"problem": self.evidence.rstrip("."), "reason": self.evidence, "log": f"{values['log_dir']}/vllm.log"}
+        values |= {
+            "problem": self.evidence.rstrip("."),
+            "reason": self.evidence,
+            "log": f"{values['log_dir']}/vllm.log",
+        }
         values |= holder(values["port"]) if self.code == "E07" else {}
         words = tr(entry["zh"], entry["en"])
         for name, value in (values | self.values).items():

@@ -8,7 +8,6 @@ utilisation × total, what the weights and vLLM's own needs leave becomes blocks
 import itertools
 import json
 import os
-import shlex
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -21,9 +20,7 @@ from machine import GIB, Memory, UnknownError, gib, holders, ours, owner, read_c
 from model_folder import header, shards
 from words import text
 
-ENOUGH = (
-    65536  # tokens of KV cache: where `auto` may choose it takes no more, and leaves the rest of the card to others
-)
+ENOUGH = 65536  # tokens of KV cache: `auto` takes no more, and leaves the rest of the card to others
 LEAST = 2048  # tokens: a shorter context has no room for a question about a document
 MOST = 0.92  # vLLM's own default utilisation
 CPU_KV = 2 * GIB  # what serve.sh asks for where the utilisation is `auto`
@@ -217,7 +214,7 @@ def fit(model: Model, memory: Memory, wish: Wish) -> Fit:
     budget = gib(share * memory.total)
     place = text("plan.share-of" if wish.share else "plan.can-give", memory=memory, share=share, budget=budget)
     needed = cache.blocks(length) * cache.block_bytes
-    problem = ""
+    at_once, problem = cache.at_once(room, context) if context and room > 0 else 0, ""
     if length > model.longest:
         problem = text("plan.too-long", context=length, longest=model.longest)
     elif wish.share and share * memory.total > memory.free:
@@ -228,9 +225,7 @@ def fit(model: Model, memory: Memory, wish: Wish) -> Fit:
         problem = text("plan.no-context", context=context, needed=gib(needed), place=place, room=gib(room))
     elif context < min(LEAST, model.longest):
         problem = text("plan.short", found=context, place=place)
-    return Fit(
-        share, context, weights, max(room, 0), cache.at_once(room, context) if context and room > 0 else 0, problem
-    )
+    return Fit(share, context, weights, max(room, 0), at_once, problem)
 
 
 def advice(model: Model, chosen: Memory, cards: list[Memory], wish: Wish) -> Iterator[str]:
@@ -254,23 +249,16 @@ def advice(model: Model, chosen: Memory, cards: list[Memory], wish: Wish) -> Ite
 
 def the_wish() -> Wish:
     """What the settings ask for, the options in VLLM_EXTRA_ARGS that change the sizes included."""
-    words = shlex.split(os.environ.get("VLLM_EXTRA_ARGS", "").replace("=", " "))
-    extra = dict(itertools.pairwise(words))
+    extra = dict(itertools.pairwise(os.environ.get("VLLM_EXTRA_ARGS", "").replace("=", " ").split()))
     share, context = os.environ["GPU_MEMORY_UTILIZATION"], os.environ["MAX_MODEL_LEN"]
     # As serve.sh chooses: float32 where the CPU has no bf16 instructions.
     cpu = os.environ["PROFILE"] == "cpu"
     fast = not cpu or any(flag in Path("/proc/cpuinfo").read_text() for flag in ("avx512_bf16", "amx_bf16"))
-    width = {"float32": 4, "float": 4, "auto": 2, "half": 2, "float16": 2, "bfloat16": 2}.get(
-        extra.get("--dtype", ""), 2 if fast else 4
-    )
+    dtype = extra.get("--dtype", "auto" if fast else "float32")
+    width = 4 if dtype.startswith("float") and dtype != "float16" else 2
     kv_width = 1 if extra.get("--kv-cache-dtype", "").startswith(("fp8", "int8")) else width
-    return Wish(
-        None if share == "auto" else float(share),
-        None if context == "auto" else int(context),
-        width,
-        kv_width,
-        (extra.get("--quantization") or extra.get("-q")) == "fp8",
-    )
+    shares = None if share == "auto" else float(share), None if context == "auto" else int(context)
+    return Wish(*shares, width, kv_width, "fp8" in (extra.get("--quantization"), extra.get("-q")))
 
 
 def where(settings: str, own: set[int]) -> tuple[list[Memory], list[Memory]]:
@@ -298,16 +286,11 @@ def make_plan() -> tuple[dict[str, Any], list[str]]:
     found, cache = fit(model, memory, wish), cache_of(model, memory, wish)
     token = f"{cache.block_bytes / cache.block / 1024:.1f} KiB"
     lines = [text("plan.model", name=model.name, weights=gib(found.weights), token=token, longest=model.longest)]
-    lines += [
-        text("plan.free", place=place, free=gib(place.free), total=gib(place.total)) for place in cards or [memory]
-    ]
+    lines += [text("plan.free", place=one, free=gib(one.free), total=gib(one.total)) for one in cards or [memory]]
     budget = found.share * memory.total
-    own_use = gib(budget - found.weights - found.room)
-    reason = found.problem or text(
-        "plan.fits",
-        **{"budget": gib(budget), "weights": gib(found.weights), "own": own_use, "room": gib(found.room)},
-        **{"context": found.context, "at_once": found.at_once},
-    )
+    sizes = {"budget": budget, "weights": found.weights, "room": found.room}
+    shown = {key: gib(size) for key, size in (sizes | {"own": budget - found.weights - found.room}).items()}
+    reason = found.problem or text("plan.fits", **shown, context=found.context, at_once=found.at_once)
     if found.problem:
         for size, pid in holders(own).get(memory.cards, [])[:3]:
             reason += text("plan.holds", pid=pid, owner=owner(pid), size=gib(size))
@@ -334,10 +317,8 @@ def main(mode: str) -> int:
     else:
         mark = {True: "✓", False: "✗", None: "?"}[record["fits"]]
         if record["fits"]:
-            lines.append(
-                (f"GPU={gpu} " if index is not None else "")
-                + f"GPU_MEMORY_UTILIZATION={share:g} MAX_MODEL_LEN={context}"
-            )
+            card = f"GPU={gpu} " if index is not None else ""
+            lines.append(f"{card}GPU_MEMORY_UTILIZATION={share:g} MAX_MODEL_LEN={context}")
         print("\n".join([*(f"    {line}" for line in lines), f"{mark} {record['reason']}"]))
     return 1 if record["fits"] is False else 0
 
