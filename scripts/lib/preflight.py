@@ -169,8 +169,10 @@ def server() -> Iterator[Row]:
     else:
         yield row("port", "ok", port=port)
     record, _ = make_plan()
-    states: dict[bool | None, State] = {True: "ok", False: "fail", None: "warn" if downloaded() else "ok"}
-    if record["profile"] == "cpu" or smi("--query-gpu=index"):  # before the download no plan is no worry
+    # A server that runs has its memory, though a container may hide that it is the holder.
+    states: dict[bool | None, State] = {True: "ok", False: "warn" if own else "fail"}
+    states[None] = "warn" if downloaded() else "ok"
+    if record["profile"] == "cpu" or smi("--query-gpu=index"):
         yield row("memory", states[record["fits"]], reason=record["reason"])
 
 

@@ -119,6 +119,17 @@ def test_memory_is_the_plans_word(shell: Shell) -> None:
     assert "do not fit" in rows[-1].seen
 
 
+def test_a_running_server_is_not_failed_for_the_memory_that_it_holds(shell: Shell) -> None:
+    """In a container nvidia-smi does not tell that it is the holder."""
+    shell.cards((3000, 24576))
+    mark = shell.environ(RUNBOOK_SERVER=shell.home / "base/run/vllm-qwen3")
+    with subprocess.Popen(["bash", "-c", "sleep 60; : serve"], env=mark) as running:
+        with machine(shell, PROFILE="gpu", MODEL_ID="Qwen/Qwen3-4B-Instruct-2507"):
+            rows = list(preflight.server())
+        running.kill()
+    assert states(rows) == {"port": "ok", "memory": "warn"}
+
+
 @pytest.mark.parametrize(("version", "state"), [("2.28", "ok"), ("2.41", "ok"), ("2.17", "fail"), ("", "fail")])
 def test_glibc(version: str, state: str, shell: Shell) -> None:
     with machine(shell), patch("platform.libc_ver", return_value=("glibc", version)):
