@@ -27,7 +27,7 @@ if [[ $GPU_MEMORY_UTILIZATION == auto || ($GPU == auto && $PROFILE == gpu) ]] &&
     yes) GPU=$card GPU_MEMORY_UTILIZATION=$share ;;
     no) dry || die E50 "reason=$reason" ;;
   esac # else the lines below choose
-  say "规划（$answer）：$reason" "plan ($answer): $reason"
+  say "规划：$reason" "plan: $reason"
 fi
 
 if [[ $PROFILE == gpu ]]; then
