@@ -93,14 +93,14 @@ def ours() -> set[int]:
 
 def read_cards(own: set[int]) -> list[Memory]:
     """Every card that vLLM could use, as CUDA will see it; what this server holds counts as free."""
-    rows = smi("--query-gpu=index,memory.total,memory.free")
-    split = {row[0] for row in smi("--query-gpu=index,mig.mode.current") if row[-1] == "Enabled"}
+    rows = smi("--query-gpu=index,memory.total,memory.free,mig.mode.current")
+    split = [row[0] for row in rows if row[-1] == "Enabled"]
     held = Counter[str]()
     for card, found in (holders(set()) if own else {}).items():
         held[card] = sum(size for size, pid in found if pid in own)
     cards = []
     for row in rows:
-        if len(row) == 3 and row[1].isdigit() and row[2].isdigit() and row[0] not in split:
+        if len(row) == 4 and row[1].isdigit() and row[2].isdigit() and row[0] not in split:
             total, free = int(int(row[1]) * 2**20 * CUDA_SEES), int(row[2]) * 2**20 + held[row[0]]
             cards.append(Memory(row[0], total, max(min(free - CUDA_CONTEXT, total), 0)))
     if cards:
