@@ -78,8 +78,12 @@ def read_log(path: Path, begin: int | None, whole: bool) -> list[str]:
         starts = [number for number, line in enumerate(lines) if START.search(line)]
         marks = [number for number in starts if lines[number].startswith("==> ")]
         lines = lines[(marks or starts or [0])[-1] :]
-    stops = (number for number, line in enumerate(lines) if STOP.search(line))
-    return [clean(line) for line in lines[: next(stops, len(lines))]]  # what is said while it is stopped means nothing
+    kept, stopping = [], False
+    for line in lines:  # what is said while it is stopped means nothing
+        stopping = not START.search(line) and (stopping or bool(STOP.search(line)))
+        if not stopping:
+            kept.append(clean(line))
+    return kept
 
 
 def known(lines: list[str]) -> list[Finding]:

@@ -10,6 +10,7 @@ import subprocess
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from shutil import which
 
 from words import text
 
@@ -148,6 +149,8 @@ def leftovers(own: set[int]) -> bool:
 
 def listener(port: str) -> str:
     """Who listens on the port, as far as this user may see it; empty for nobody."""
+    if not which("ss"):
+        return ""
     done = subprocess.run(["ss", "-Hlntp", f"sport = :{port}"], capture_output=True, text=True)
     owners = re.findall(r'"([^"]+)",pid=(\d+)', done.stdout)
     if done.stdout.strip() and not owners:

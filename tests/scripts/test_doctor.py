@@ -186,6 +186,16 @@ def test_only_the_last_start_counts(shell: Shell) -> None:
     assert "E54 docs/en/troubleshooting.md#e54" in done.stdout
 
 
+def test_a_whole_log_of_several_starts(shell: Shell) -> None:
+    """One that served and was stopped, then one that failed: the failure counts, the stopping does not."""
+    stop = "(APIServer pid=10) INFO 01-02 03:05:00 [launcher.py:254] [shutdown] API server: shutdown triggered\n"
+    text = BEGIN + READY + stop + END
+    assert told(shell, text) == []
+    (found,) = told(shell, text + BEGIN + "OSError: [Errno 28] No space left on device\n" + END)
+    assert found["code"] == "E62"
+    assert told(shell, text + BEGIN + "OSError: [Errno 28] No space left on device\n" + END + BEGIN + READY) == []
+
+
 def test_what_is_not_known_is_said_with_its_first_error(shell: Shell) -> None:
     text = (
         BEGIN
