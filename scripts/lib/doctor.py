@@ -93,12 +93,14 @@ def known(lines: list[str]) -> list[Finding]:
     for code, entry in FAULTS.items():
         if not entry.get("pattern"):
             continue
-        search, anywhere = re.compile("|".join(f"(?:{one})" for one in entry["pattern"])).search, "level" in entry
-        for number, line in enumerate(lines):
-            # What a start survived was no fault; nor is what vLLM itself calls INFO or a WARNING.
-            if search(line) and (anywhere or (number > ready and not MILD.search(line[:60]) and not CODE.search(line))):
-                seen.append((entry.get("rank", 0), number, anywhere, Finding(code, line)))
-                break
+        search = re.compile("|".join(f"(?:{one})" for one in entry["pattern"])).search
+        level, least = entry.get("level"), entry.get("least", 1)
+        hits = [number for number, line in enumerate(lines) if search(line) and not CODE.search(line)]
+        # What a start survived was no fault; nor is what vLLM itself calls INFO or a WARNING.
+        hits = [one for one in hits if (level == "any" or one > ready) and (level or not MILD.search(lines[one][:60]))]
+        if len(hits) >= least and not (level == "start" and ready >= 0):
+            finding = Finding(code, lines[hits[0]], {"seconds": str(60 * len(hits))})
+            seen.append((entry.get("rank", 0), hits[0], level == "any", finding))
     causes = sorted((row for row in seen if not row[2]), key=lambda row: row[:2])[:1]
     clients = [row for row in seen if row[2] and (ready >= 0 or not causes)]
     return [row[3] for row in [*causes, *sorted(clients, key=lambda row: row[1])]]

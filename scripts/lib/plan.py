@@ -95,9 +95,6 @@ def read_model(folder: Path) -> Model:
                 kind = "packed" if width is None else "embeddings" if outer else "floats"
                 sizes[kind] += (end - begin) // (width or 1)
         longest = first(config, "max_position_embeddings", "n_positions", "seq_length", "max_sequence_length") or 2048
-        rope = first(config, "rope_parameters", "rope_scaling") or {}
-        if rope.get("rope_type", rope.get("type")) in ("linear", "dynamic"):
-            longest = int(longest * rope.get("factor", 1))
         tokenizer = folder / "tokenizer_config.json"
         told = json.loads(tokenizer.read_text("utf-8")).get("model_max_length") if tokenizer.is_file() else None
         layers, latent = kv_layers(config), bool(config.get("kv_lora_rank"))

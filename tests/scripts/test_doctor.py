@@ -139,6 +139,16 @@ def test_what_clients_are_refused_for_is_said_of_a_healthy_server(code: str, lin
         assert codes(log) == [code]
 
 
+def test_a_start_that_hangs_is_told_from_one_that_compiles() -> None:
+    line = (
+        "(EngineCore pid=2) INFO 01-01 03:04:05 [shm_broadcast.py:1] No available shared memory broadcast block found\n"
+    )
+    assert doctor.known((BEGIN + line * 3).splitlines()) == [], "it may be compiling"
+    (found,) = doctor.known((BEGIN + line * 6).splitlines())
+    assert (found.code, found.values["seconds"]) == ("E15", "360")
+    assert doctor.known((BEGIN + line * 6 + READY + line * 9).splitlines()) == []
+
+
 HARMLESS = [
     "(APIServer pid=1) WARNING 01-01 03:04:05 [x.py:1] ModuleNotFoundError: No module named 'pynvml', ignored",
     "(EngineCore pid=2) INFO 01-01 03:04:05 [shm_broadcast.py:1] No available shared memory broadcast block found",
@@ -221,7 +231,7 @@ def test_every_known_fault_says_its_words_in_full(lang: str, shell: Shell) -> No
         for code, entry in doctor.FAULTS.items():
             if "pattern" not in entry:
                 continue
-            values: dict[str, Any] = {"pids": "1"} if code == "E67" else {}
+            values = {"pids": "1", "seconds": "360"}
             finding = doctor.Finding(code, "x", values)
             for part in ("title", "what", "fix"):
                 assert not re.search(r"\{\w+\}", finding.say(part)), (code, part)
