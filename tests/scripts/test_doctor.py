@@ -83,6 +83,25 @@ TEXTS = [
         "estimated maximum model length is 16752.",
     ),
     ("E52", "ValueError: To serve at least one request with the models's max seq len (262144), (36.00 GiB KV cache is"),
+    (
+        "E51",
+        "ValueError: Available memory on node 0 (3.5/23.5 GiB) on startup is less than desired CPU memory utilization "
+        "(0.9, 21.2 GiB). On the CPU backend, the `--gpu-memory-utilization` flag controls the fraction of CPU memory",
+    ),
+    (
+        "E51",
+        "ValueError: Available memory on node 0 (20.1/20.59 GiB) on kv cache allocation is less than requested memory "
+        "for kv (-0.31/1.03 GiB). Reduce CPU memory used by other processes.",
+    ),
+    (
+        "E52",
+        "Value error, User-specified max_model_len (999999) is greater than the derived max_model_len "
+        "(max_position_embeddings=8192.0 or model_max_length=None in model's config.json).",
+    ),
+    (
+        "E64",
+        "AssertionError: Not enough allowed NUMA nodes to bind threads of 2 CPUWorkers. Allowed NUMA nodes are [0].",
+    ),
     ("E53", "ValueError: No available memory for the cache blocks. Try increasing `gpu_memory_utilization` when"),
     ("E53", "ValueError: Cannot auto-fit max_model_len: not enough GPU memory available to serve even a single token."),
     ("E07", "OSError: [Errno 98] Address already in use"),
