@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -280,6 +281,31 @@ def test_leftovers_of_a_crash(shell: Shell) -> None:
     assert found["code"] == "E67"
     assert str(left.pid) in found["evidence"]
     assert found["fix"] == "./inv stop"
+
+
+@pytest.fixture
+def full_disk(tmp_path: Path) -> Iterator[Path]:
+    """A real file system without room, where this user may mount one."""
+    folder = tmp_path / "full"
+    folder.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", folder], capture_output=True).returncode:
+        pytest.skip("mounting is not allowed here")
+    with pytest.raises(OSError, match="No space left"):
+        (folder / "x").write_bytes(b"x" * 2**20)
+    yield folder
+    subprocess.run(["umount", folder], check=True)
+
+
+def test_a_full_disk(full_disk: Path, shell: Shell) -> None:
+    """Seen before anything is written, by the preflight as well; and told by what really fails on it."""
+    done = shell.script("doctor", BASE_DIR=full_disk / "base")
+    assert done.returncode == 1
+    assert f"0 MiB are left on the disk of {full_disk}" in done.stdout
+    assert "E62 " in done.stdout
+    assert "✗ disk" in shell.script("preflight", BASE_DIR=full_disk / "base").stdout
+    copied = shell.run("cp", sys.executable, full_disk / "y")
+    (found,) = told(shell, BEGIN + copied.stderr)
+    assert found["code"] == "E62"
 
 
 def test_nothing_wrong(shell: Shell) -> None:
