@@ -117,6 +117,12 @@ TEXTS = [
     ),
     ("E62", "OSError: [Errno 28] No space left on device: '/srv/models/M/model-00001-of-00003.safetensors'"),
     ("E60", "RuntimeError: [enforce fail at alloc_cpu.cpp:118] err == 0. DefaultCPUAllocator: can't allocate memory"),
+    ("E60", "MemoryError"),
+    (
+        "E13",
+        "safetensors._safetensors_rust.SafetensorError: Error while deserializing header: incomplete metadata, file not "
+        "fully covered",
+    ),
     (
         "E65",
         "ValueError: Model architectures ['FooForCausalLM'] are not supported for now. Supported architectures: []",
