@@ -120,8 +120,8 @@ TEXTS = [
     ("E60", "MemoryError"),
     (
         "E13",
-        "safetensors._safetensors_rust.SafetensorError: Error while deserializing header: incomplete metadata, file not "
-        "fully covered",
+        "safetensors._safetensors_rust.SafetensorError: Error while deserializing header: incomplete metadata, file "
+        "not fully covered",
     ),
     (
         "E65",
