@@ -21,7 +21,7 @@ def variant(deployed: Deployment, path: Path) -> Path:
     ("settings", "code", "words"),
     [
         ({"VLLM_EXTRA_ARGS": "--no-such-flag"}, "E64", "unrecognized arguments: --no-such-flag"),
-        ({"GPU_MEMORY_UTILIZATION": "0.01"}, "E51", "is less than requested memory for kv"),
+        ({"GPU_MEMORY_UTILIZATION": "0.01"}, "E53", "is less than requested memory for kv"),
         ({"MAX_MODEL_LEN": "999999", "GPU_MEMORY_UTILIZATION": "0.2"}, "E52", "User-specified max_model_len (999999)"),
         ({"MAX_MODEL_LEN": "999999"}, "E50", "the model ends at 8192 tokens"),
         ({"SPOIL": "shard"}, "E13", "SafetensorError"),

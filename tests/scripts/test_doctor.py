@@ -90,7 +90,7 @@ TEXTS = [
         "(0.9, 21.2 GiB). On the CPU backend, the `--gpu-memory-utilization` flag controls the fraction of CPU memory",
     ),
     (
-        "E51",
+        "E53",
         "ValueError: Available memory on node 0 (20.1/20.59 GiB) on kv cache allocation is less than requested memory "
         "for kv (-0.31/1.03 GiB). Reduce CPU memory used by other processes.",
     ),
