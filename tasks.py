@@ -95,6 +95,18 @@ def ragflow_notes(c: Context) -> None:
     steps.run("ragflow-notes")
 
 
+@task(help={"json": "输出 JSON · Print JSON"})
+def plan(c: Context, json: bool = False) -> None:
+    """规划显存 · What fits: card, share of memory, context."""
+    steps.foreground("plan", *(["--json"] if json else []))
+
+
+@task(help={"log": "改看这个日志 · Another log", "json": "输出 JSON · Print JSON"})
+def doctor(c: Context, log: str = "", json: bool = False) -> None:
+    """诊断失败原因 · Why it failed, and what mends it."""
+    steps.foreground("doctor", *(["--log", log] if log else []), *(["--json"] if json else []))
+
+
 @task(
     help={
         "base_url": "RAGFlow 中填的基础 URL · The base URL entered in RAGFlow",
@@ -144,6 +156,6 @@ def lock(c: Context) -> None:
 
 namespace = Collection(
     deploy, preflight, mkdirs, venv, install, download, port_check, serve, tmux_start, tmux_ls, tmux_attach, stop,
-    curl_test, ragflow_notes, ragflow_check, ragflow_register, test, lint,
+    curl_test, ragflow_notes, ragflow_check, ragflow_register, plan, doctor, test, lint,
 )  # fmt: skip
 namespace.add_collection(Collection("dev", lock))
