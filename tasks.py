@@ -131,6 +131,42 @@ def ragflow_notes(c: Context) -> None:
     steps.run("ragflow-notes")
 
 
+@task(help={"json": "输出 JSON · Print JSON"})
+def plan(c: Context, json: bool = False) -> None:
+    """规划显存 · What fits: card, share of memory, context."""
+    steps.foreground("plan", *(["--json"] if json else []))
+
+
+@task(help={"log": "改看这个日志 · Another log", "json": "输出 JSON · Print JSON"})
+def doctor(c: Context, log: str = "", json: bool = False) -> None:
+    """诊断失败原因 · Why it failed, and what mends it."""
+    steps.foreground("doctor", *(["--log", log] if log else []), *(["--json"] if json else []))
+
+
+@task(
+    help={
+        "base_url": "RAGFlow 中填的基础 URL · The base URL entered in RAGFlow",
+        "model": "RAGFlow 中填的模型名 · The model name entered there",
+        "max_tokens": "RAGFlow 中填的最大 Token 数 · The Max tokens entered there",
+    }
+)
+def ragflow_check(c: Context, base_url: str = "", model: str = "", max_tokens: int = 0) -> None:
+    """6 检查 RAGFlow 所需 · Check all that RAGFlow will ask of the server."""
+    given = {"--base-url": base_url, "--model": model, "--max-tokens": str(max_tokens or "")}
+    steps.tool("ragflow-check", *(word for pair in given.items() if pair[1] for word in pair))
+
+
+@task(
+    help={
+        "base_url": "RAGFlow 访问本服务的地址 · Where RAGFlow reaches this server",
+        "remove": "撤回登记 · Take it back",
+    }
+)
+def ragflow_register(c: Context, base_url: str = "", remove: bool = False) -> None:
+    """6 在 RAGFlow 中登记 · Register the server in RAGFlow, and ask it there."""
+    steps.tool("ragflow-register", *(["--base-url", base_url] if base_url else []), *(["--remove"] if remove else []))
+
+
 @task(
     help={
         "fast": "跳过真实部署 · Leave out what deploys for real",
@@ -156,6 +192,7 @@ def lock(c: Context) -> None:
 
 namespace = Collection(
     deploy, preflight, mkdirs, venv, install, download, port_check, serve, tmux_start, tmux_ls, tmux_attach,
-    status, logs, stop, restart, boot_on, boot_off, curl_test, ragflow_notes, test, lint,
+    status, logs, stop, restart, boot_on, boot_off, curl_test, ragflow_notes, ragflow_check, ragflow_register,
+    plan, doctor, test, lint,
 )  # fmt: skip
 namespace.add_collection(Collection("dev", lock))

@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from invoke.exceptions import Exit
@@ -93,6 +94,8 @@ def _run(name: str, *args: str, place: str, again: str) -> None:
         print(line("✓", tr("已完成：", "already done: ") + found))
         return
     print(f"{place}{name} · {purpose(name)}")
+    log = settings.log_dir / "vllm.log"
+    begin = log.stat().st_size if log.is_file() else 0
     try:
         script(name, *args, settings=settings, again=again)
         found = check(settings) if check else ""
@@ -101,6 +104,9 @@ def _run(name: str, *args: str, place: str, again: str) -> None:
     except Interrupted:
         raise
     except Exit as error:
+        if name in ("install", "download", "tmux-start"):  # what the log has gained, and the disk, may say why
+            with suppress(Exit):
+                script("doctor", "--from", str(begin), settings=settings)
         words = tr(f"解决后再运行 {again}", f"mend it and run {again}")
         words += tr("，会从这里继续", ": it goes on from here") if place else ""
         raise Exit("\n".join(filter(None, [error.message, line("✗", words)])), code=1) from None
@@ -161,3 +167,8 @@ def foreground(name: str, *args: str) -> None:
         script(name, *args, settings=load())
     except Interrupted:
         print(tr("已结束。", "Ended."))
+
+
+def tool(name: str, *args: str) -> None:
+    """A script that is no step of deploy and comes to an end by itself; its words go with it. Raises Exit."""
+    script(name, *args, settings=load())

@@ -8,8 +8,12 @@ source "$ROOT/scripts/lib/server.sh"
 url=$(base_url)/v1/chat/completions
 question=用中文简单介绍一下你自己
 [[ $MODEL_ID != demo ]] || question='Introduce yourself in one sentence.' # the embedded model speaks English only
-name=${SERVED_MODEL_NAME//\\/\\\\}
-body='{"model": "'${name//\"/\\\"}'", "messages": [{"role": "user", "content": "'$question'"}], "max_tokens": 256}'
+name=${SERVED_MODEL_NAME//\\/\\\\} name=${name//\"/\\\"}
+body='{"model": "'$name'", "messages": [{"role": "user", "content": "'$question'"}], "max_tokens": 256}'
+if embeds; then # it gives a vector for the same words
+  url=$(base_url)/v1/embeddings
+  body='{"model": "'$name'", "input": "'$question'"}'
+fi
 
 # The key comes by standard input: everybody on the machine can read a command line.
 ask=(curl -sS --noproxy '*' --max-time 300 -w '\n%{http_code}' "$url" -H @- -H 'Content-Type: application/json' -d "$body")
@@ -23,6 +27,11 @@ code=${reply##*$'\n'} reply=${reply%$'\n'*}
 python=$(find_python) || exit 1
 answer=$("$python" -c '
 import json, sys
-print((json.load(sys.stdin)["choices"][0]["message"]["content"] or "").strip())' <<<"$reply") || die E16 "url=$url" "reason=${reply:0:300}"
+reply = json.load(sys.stdin)
+if "choices" in reply:
+    print((reply["choices"][0]["message"]["content"] or "").strip())
+else:
+    vector = reply["data"][0]["embedding"]
+    print(vector[:4], "…", len(vector))' <<<"$reply") || die E16 "url=$url" "reason=${reply:0:300}"
 [[ -n $answer ]] || die E16 "url=$url" "reason=${reply:0:300}"
 printf '\n%s\n\n' "$answer"

@@ -24,4 +24,6 @@ folder=$BASE_DIR
 while [[ ! -e $folder ]]; do folder=$(dirname "$folder"); done
 [[ -d $folder && -w $folder && -x $folder ]] || die E06 "folder=$BASE_DIR" "user=$(id -un)" key=BASE_DIR
 
-say "tmux、ss、curl 齐备；Python：$python；$BASE_DIR 可写" "tmux, ss and curl are here; Python: $python; $BASE_DIR can be written"
+RUNBOOK_LANG=$(lang) "$python" "$ROOT/scripts/lib/preflight.py" && code=0 || code=$?
+((code != 3)) || die E56
+exit "$code"

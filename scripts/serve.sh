@@ -5,6 +5,7 @@ set -euo pipefail
 source "$(dirname "$0")/lib/settings.sh"
 source "$ROOT/scripts/lib/server.sh"
 
+dry || printf '==> %(%F %T)T serve.sh\n' # where the doctor begins to read the log
 dry || [[ -x $VENV_DIR/bin/vllm ]] || die E21 "missing=$VENV_DIR/bin/vllm" step=install
 dry || [[ -f $MODEL_DIR/config.json ]] || die E21 "missing=$MODEL_DIR/config.json" step=download
 if ! dry && [[ -n $(main_pid) ]]; then die E26 "pids=$(server_pids | xargs)"; fi
@@ -20,9 +21,24 @@ args+=(--max-model-len "$MAX_MODEL_LEN")
 args+=(--middleware runbook_gate.Gate --disable-fastapi-docs --shutdown-timeout 30)
 args+=(--disable-access-log-for-endpoints /health,/metrics) # the watch asks them every five seconds
 [[ $TRUST_REMOTE_CODE == false ]] || args+=(--trust-remote-code)
+if embeds; then
+  [[ $VLLM_EXTRA_ARGS == *--runner* ]] || args+=(--runner pooling)
+elif [[ -n $(tool_parser) && $VLLM_EXTRA_ARGS != *tool-c* ]]; then # agents need it; the words of the user go before
+  args+=(--enable-auto-tool-choice --tool-call-parser "$(tool_parser)")
+fi
+
+[[ $PROFILE != gpu ]] || has_card || die E24
+if [[ $GPU_MEMORY_UTILIZATION == auto || ($GPU == auto && $PROFILE == gpu) ]] && python=$(find_python 2>/dev/null); then
+  plan=$(RUNBOOK_LANG=$(lang) "$python" "$ROOT/scripts/lib/plan.py" --choose) # what is left to auto, by free memory
+  read -r answer card share reason <<<"$plan"
+  case $answer in
+    yes) GPU=$card GPU_MEMORY_UTILIZATION=$share ;;
+    no) dry || die E50 "reason=$reason" ;;
+  esac # else the lines below choose
+  say "规划：$reason" "plan: $reason"
+fi
 
 if [[ $PROFILE == gpu ]]; then
-  has_card || die E24
   if [[ $GPU == auto ]]; then
     GPU=$(nvidia-smi --query-gpu=index,memory.free --format=csv,noheader,nounits | sort -t, -k2,2nr -k1,1n | head -n 1 | cut -d, -f1)
     say "GPU=auto → $GPU（空闲显存最多）" "GPU=auto → $GPU (the most free memory)"

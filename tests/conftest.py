@@ -78,18 +78,31 @@ class Shell:
             self.path.append(folder)
         return executable(folder / name, body)
 
-    def cards(self, *cards: tuple[int, int]) -> None:
-        """Stand in for nvidia-smi with these cards: (free, total) MiB each."""
-        rows = "\n".join(f"{index} {free} {total}" for index, (free, total) in enumerate(cards))
+    def cards(self, *cards: tuple[object, object], apps: str = "", **more: str) -> None:
+        """Stand in for nvidia-smi with these cards: (free, total) MiB each, or the words it gives instead.
+
+        apps: lines of `gpu_uuid, pid, used MiB`; more: driver, capability, mig of every card.
+        """
+        known = {"driver": "580.95.05", "capability": "8.0", "mig": "Disabled", **more}
+        names = "index memory_free memory_total uuid name driver_version compute_cap mig_mode_current"
+        rows = "\n".join(
+            f"{index}|{free}|{total}|GPU-{index}|Stand-In|{known['driver']}|{known['capability']}|{known['mig']}"
+            for index, (free, total) in enumerate(cards)
+        )
         self.stand_in(
             "nvidia-smi",
             f"""rows='{rows}'
-            if [[ $1 == -L ]]; then sed 's/ .*//; s/.*/GPU &: Stand-In (UUID: GPU-&)/' <<<"$rows"; exit; fi
-            [[ $1 != -i ]] || rows=$(awk -v chosen=",$2," 'index(chosen, "," $1 ",")' <<<"$rows")
-            case $* in
-              *index,memory.free*) awk '{{ print $1 ", " $2 }}' <<<"$rows" ;;
-              *memory.free,memory.total*) awk '{{ print $2 ", " $3 }}' <<<"$rows" ;;
-            esac""",
+            if [[ $1 == -L ]]; then sed 's/|.*//; s/.*/GPU &: Stand-In (UUID: GPU-&)/' <<<"$rows"; exit; fi
+            [[ $1 != --query-compute-apps* ]] || {{ printf '%s\n' '{apps}'; exit; }}
+            [[ $1 != -i ]] || {{ rows=$(awk -F'|' -v chosen=",$2," 'index(chosen, "," $1 ",")' <<<"$rows"); shift 2; }}
+            awk -F'|' -v names='{names}' -v asked="${{1#*=}}" '
+              BEGIN {{ split(names, name, " "); count = split(asked, field, ",") }}
+              {{ line = ""
+                for (i = 1; i <= count; i++) {{
+                  gsub(/[.]/, "_", field[i])
+                  for (n in name) if (name[n] == field[i]) line = line (i > 1 ? ", " : "") $n
+                }}
+                print line }}' <<<"$rows" """,
         )
 
 

@@ -20,8 +20,8 @@ from parts import arrived, part_names, salvage
 from progress import Shown
 from words import fail, tr
 
-# The client reads these when it is imported. What somebody has set himself stays.
-for _name, _value in {
+# The client's own settings, which it reads when it is imported. What somebody has set himself stays.
+TUNING: dict[str, int | str] = {
     "PARALLEL_WORKERS": 16,  # its maximum: sites limit a connection (0.1 to 4 MB/s), not a machine
     "PARALLEL_THRESHOLD_MB": 32,
     "PART_SIZE_MB": 16,
@@ -29,15 +29,21 @@ for _name, _value in {
     "RETRY_MAX_DELAY_SECONDS": 3,
     "TOTAL_TIMEOUT": 30 * 86400,  # an hour a file by default: too short for 4 GB on a slow line
     "FILE_LOCK": "false",  # download.sh holds one lock for the folder, on a local disk
-}.items():
-    os.environ.setdefault(f"MODELSCOPE_DOWNLOAD_{_name}", str(_value))
-os.environ["TQDM_DISABLE"] = "1"
-PATIENCE = float(os.environ.get("MODELSCOPE_DOWNLOAD_PATIENCE_SECONDS", "120"))  # without a single byte
+    "PATIENCE_SECONDS": 120,  # ours: without a single byte
+}
 DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 READ_ONLY = {errno.EROFS, errno.EACCES, errno.EPERM}
 GIB = 2**30
-# Bytes; a larger file comes over many connections.
-LARGE = int(os.environ["MODELSCOPE_DOWNLOAD_PARALLEL_THRESHOLD_MB"]) << 20
+
+
+def tuned(name: str) -> float:
+    """One of the client's settings, as it is now."""
+    return float(os.environ.get(f"MODELSCOPE_DOWNLOAD_{name}", TUNING[name]))
+
+
+def is_large(size: int) -> bool:
+    """Whether a file of so many bytes comes over many connections."""
+    return size > tuned("PARALLEL_THRESHOLD_MB") * 2**20
 
 
 def safe(folder: Path, path: object) -> bool:
@@ -191,7 +197,7 @@ class Fetch:
 
     def all(self, files: Files, todo: list[str], done: Callable[[], None]) -> None:
         """Fetch these files, the large ones one after the other over many connections. Fails when no byte comes."""
-        large = {name for name in todo if files[name]["size"] > LARGE}
+        large = {name for name in todo if is_large(files[name]["size"])}
         sizes = {name: files[name]["size"] for name in todo}
         base = sum(entry["size"] for name, entry in files.items() if name not in sizes)
         here = {name: arrived(self.folder / name, size) for name, size in sizes.items()}
@@ -217,9 +223,9 @@ class Fetch:
             now = {name: arrived(self.folder / name, size) for name, size in sizes.items()}
             if now != here or finished:
                 here, grown = now, time.monotonic()
-            elif time.monotonic() - grown > PATIENCE:
+            elif time.monotonic() - grown > tuned("PATIENCE_SECONDS"):
                 shown.close()
-                known = {"model": self.model, "seconds": f"{PATIENCE:.0f}", "endpoint": self.endpoint}
+                known = {"model": self.model, "seconds": f"{tuned('PATIENCE_SECONDS'):.0f}", "endpoint": self.endpoint}
                 fail("E30", reason=self.last[:200] or tr("没有数据", "no data"), **known)
             shown.at(base + sum(here.values()))
         shown.close()
@@ -262,7 +268,7 @@ def fetch(folder: Path, model: str, revision: str, verify: bool) -> None:
             fail("E13", folder=folder, problem=tr("缺少或哈希不符：", "missing or wrong: ") + ", ".join(missing + todo))
         return
     for name in todo:  # wrong ones are gone before their space is counted; a small one may hold somebody's changes
-        if files[name]["size"] > LARGE or name in untouched:
+        if is_large(files[name]["size"]) or name in untouched:
             (folder / name).unlink()
         else:
             aside = f"{name}.replaced-{time.strftime('%Y%m%d-%H%M%S')}"
@@ -289,6 +295,9 @@ def main() -> None:
     parser.add_argument("--verify", action="store_true")
     given = parser.parse_args()
     folder = Path(os.path.abspath(given.folder))
+    for name, value in TUNING.items():
+        os.environ.setdefault(f"MODELSCOPE_DOWNLOAD_{name}", str(value))
+    os.environ["TQDM_DISABLE"] = "1"  # there is one progress for all
     logging.getLogger("modelscope_hub").setLevel(logging.ERROR)  # every broken connection would be a line
     try:
         fetch(folder, given.model, given.revision, given.verify)

@@ -66,25 +66,35 @@ def sha256(path: Path, count: Callable[[int], None] = lambda size: None) -> str:
     return digest.hexdigest()
 
 
-def shard_problem(path: Path) -> str | None:
-    """What is wrong with one safetensors file: 8 bytes of header length (little-endian), a JSON header, the data."""
-    name = path.name
-    if not path.is_file():
-        return tr(f"缺少 {name}", f"{name} is missing")
-    size = path.stat().st_size
+def header(path: Path) -> dict[str, Any]:
+    """The tensors of a safetensors file: 8 bytes of length (little-endian), then this JSON. Raises ValueError."""
+    name, size = path.name, path.stat().st_size
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         if not 2 <= length <= min(size - 8, 100_000_000):
-            return tr(f"{name} 不是 safetensors 文件", f"{name} is not a safetensors file")
+            raise ValueError(tr(f"{name} 不是 safetensors 文件", f"{name} is not a safetensors file"))
         try:
-            header = json.loads(file.read(length))
-            data = max((item["data_offsets"][1] for key, item in header.items() if key != "__metadata__"), default=0)
+            found: dict[str, Any] = json.loads(file.read(length))
+            data = max((item["data_offsets"][1] for key, item in found.items() if key != "__metadata__"), default=0)
             expected = 8 + length + int(data)
         except (ValueError, TypeError, KeyError, AttributeError, IndexError):
-            return tr(f"{name} 的文件头已损坏", f"{name} has a damaged header")
-    if size == expected:
-        return None
-    return tr(f"{name} 有 {size} 字节，应为 {expected}", f"{name} has {size} bytes instead of {expected}")
+            raise ValueError(tr(f"{name} 的文件头已损坏", f"{name} has a damaged header")) from None
+    if size != expected:
+        raise ValueError(
+            tr(f"{name} 有 {size} 字节，应为 {expected}", f"{name} has {size} bytes instead of {expected}")
+        )
+    return found
+
+
+def shard_problem(path: Path) -> str | None:
+    """What is wrong with one safetensors file."""
+    if not path.is_file():
+        return tr(f"缺少 {path.name}", f"{path.name} is missing")
+    try:
+        header(path)
+    except ValueError as problem:
+        return str(problem)
+    return None
 
 
 def weights(folder: Path) -> list[Path]:

@@ -1,4 +1,5 @@
-# Which processes, port and tmux session are this server's. Reads only. Sourced by the steps after settings.sh.
+# Which processes, port and tmux session are this server's, and what its model can. Reads only.
+# Sourced by the steps after settings.sh.
 # shellcheck shell=bash disable=SC2034,SC2153 # names come from the settings and go to the steps
 SERVER_ID=$BASE_DIR/run/$TMUX_SESSION # every process of the server carries it as RUNBOOK_SERVER in its environment
 SERVER_LOG=$LOG_DIR/vllm.log
@@ -171,4 +172,17 @@ settings_of_now() { # as ENV_FILE of the session, which serves exactly these
 changed() { # the settings that are not those of the running server, as far as they matter to it
   [[ ! -f $SERVER_ID.env ]] || settings_of_now | { grep -vxFf "$SERVER_ID.env" || true; } | cut -d= -f1 |
     { grep -vE '^(RAGFLOW_|RUNBOOK_LANG|PIP_INDEX_URL|TORCH_FIND_LINKS|MODELSCOPE_|MODEL_REVISION)' || true; } | xargs
+}
+
+embeds() { # is it an embedding model: it gives vectors, not answers
+  case $VLLM_EXTRA_ARGS in
+    *--runner[=\ ]pooling*) return 0 ;;
+    *--runner*) return 1 ;;
+  esac
+  [[ -f $MODEL_DIR/modules.json || ${MODEL_DIR##*/} =~ [Ee]mbed ]] # sentence-transformers leaves the file
+}
+
+tool_parser() { # how the model writes a tool call, by its family; nothing for one that cannot, or is not known
+  local name=${MODEL_DIR##*/}
+  [[ ! ${name,,} =~ ^qwen(2\.5|3)-[0-9] ]] || echo hermes
 }

@@ -2,12 +2,28 @@
 
 import os
 import sys
-from typing import NoReturn
+import tomllib
+from functools import cache
+from pathlib import Path
+from typing import Any, NoReturn
 
 
 def tr(zh: str, en: str) -> str:
     """The one of the two that the reader reads; the script says which in RUNBOOK_LANG."""
     return zh if os.environ.get("RUNBOOK_LANG") == "zh" else en
+
+
+@cache
+def texts() -> dict[str, Any]:
+    """texts.toml: what the programs say, as {program: {key: {"zh" | "en": text}}}."""
+    return tomllib.loads((Path(__file__).parent / "texts.toml").read_text("utf-8"))
+
+
+def text(key: str, **values: object) -> str:
+    """The text `program.key` in the reader's language, with {names} filled in."""
+    program, name = key.split(".")
+    entry = texts()[program][name]
+    return tr(entry["zh"], entry["en"]).format(**values)
 
 
 def fail(code: str, **values: object) -> NoReturn:

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from runbook.checks import STEPS
-from tests.conftest import Shell, copy_checkout, snapshot
+from tests.conftest import Shell, copy_checkout, executable, snapshot
+from tests.scripts.test_steps import model
 
 
 @pytest.fixture
@@ -121,6 +122,23 @@ def test_a_step_that_fails_says_the_way_on(clone: Shell) -> None:
     assert "E06 " in done.stderr
     assert "run ./inv deploy: it goes on from here" in done.stderr
     assert "Traceback" not in done.stderr + done.stdout
+
+
+def test_a_failed_start_ends_with_the_doctors_words(clone: Shell) -> None:
+    """The cause in this start's log, and not the one of an earlier start."""
+    log = clone.home / "base/logs/vllm.log"
+    log.parent.mkdir(parents=True)
+    log.write_text("==> 2026-01-01 00:00:00 serve.sh\nOSError: [Errno 28] No space left on device\n")
+    says = "echo 'torch.OutOfMemoryError: CUDA out of memory'; echo 'RuntimeError: Engine core initialization failed.'"
+    executable(clone.home / "base/.venv/bin/vllm", f"{says}; exit 1")
+    model(clone.home / "base/models/SmolLM2-135M-Instruct")
+    done = clone.inv("tmux-start", timeout=30)
+    assert done.returncode == 1
+    assert "E14 " in done.stderr
+    assert "The card ran out of memory" in done.stdout
+    assert "E54 docs/en/troubleshooting.md#e54" in done.stdout
+    assert "No space left" not in done.stdout + done.stderr
+    assert done.stderr.rstrip().endswith("mend it and run ./inv tmux-start")
 
 
 def test_a_bad_setting_has_no_traceback(clone: Shell) -> None:

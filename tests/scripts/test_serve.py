@@ -111,13 +111,14 @@ ROWS = [
 ]
 
 
-def served(shell: Shell, row: Row) -> tuple[list[str], dict[str, str]]:
-    """The argv and the environment that vllm gets."""
+def served(shell: Shell, row: Row, config: str | None = "{}") -> tuple[list[str], dict[str, str]]:
+    """The argv and the environment that vllm gets; with the empty config there is no plan, and the shell chooses."""
     out = shell.home / "seen"
     executable(shell.home / "venv/bin/vllm", f'printf "%s\\0" "$@" >"{out}.argv"; env -0 >"{out}.env"')
     model = shell.home / "M"
     model.mkdir(exist_ok=True)
-    (model / "config.json").write_text("{}")
+    if config is not None:
+        (model / "config.json").write_text(config)
     if row.cards:
         shell.cards(*row.cards)
     else:

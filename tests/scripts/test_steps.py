@@ -298,19 +298,6 @@ def test_curl_test_without_a_server(shell: Shell) -> None:
     assert "k3y" not in done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("lang", ["zh", "en"])
-@pytest.mark.parametrize("host", ["0.0.0.0", "127.0.0.1"])
-def test_ragflow_notes(lang: str, host: str, shell: Shell) -> None:
-    done = shell.script(
-        "ragflow-notes", RUNBOOK_LANG=lang, HOST=host, API_KEY="k3y", SERVED_MODEL_NAME="chat", PORT=20007
-    )
-    assert done.returncode == 0, done.stderr
-    assert "http://host.docker.internal:20007/v1" in done.stdout
-    assert "chat" in done.stdout
-    assert "k3y" not in done.stdout
-    assert (f"HOST={host}" in done.stdout) == (host == "127.0.0.1"), "an address that a container cannot reach is said"
-
-
 def test_env_file_is_made_once_with_a_key_that_only_its_owner_reads(shell: Shell) -> None:
     root = copy_checkout(shell.home / "clone")
     own = Shell(shell.home, root, shell.settings)

@@ -1,0 +1,21 @@
+#!/usr/bin/env bash
+# Register this server in RAGFlow as its default model and ask it a question there; --remove takes that back.
+# 在 RAGFlow 中把本服务登记为默认模型并提一个问题；--remove 撤回。
+# Usage: ragflow-register.sh [--base-url URL] [--remove]
+set -euo pipefail
+source "$(dirname "$0")/lib/settings.sh"
+source "$ROOT/scripts/lib/server.sh"
+source "$ROOT/scripts/lib/ragflow.sh"
+
+[[ -n $RAGFLOW_URL ]] || die E41 key=RAGFLOW_URL
+[[ -n $RAGFLOW_API_KEY ]] || die E41 key=RAGFLOW_API_KEY
+if [[ " $* " != *" --remove "* ]]; then
+  context=$(server_context)
+  [[ -n $context ]] || die E16 "url=$SOURCE_URL/models" "reason=$(pick "没有得到模型列表" "no list of models")"
+  MAX_TOKENS=$(max_tokens "$context")
+  export MAX_TOKENS
+fi
+python=$(find_python) || exit 1
+words=("$@")
+! dry || words+=(--dry) # it reads, and says what it would change
+RUNBOOK_DRY='' asks "$python" "$ROOT/scripts/lib/ragflow_register.py" "${words[@]}"

@@ -1,0 +1,62 @@
+"""A start that fails for real ends with the doctor's words; a healthy server has no finding."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Shell
+from tests.e2e.conftest import Deployment
+
+
+def variant(deployed: Deployment, path: Path) -> Path:
+    """A copy of the model to spoil; what is not touched is the same file."""
+    shutil.copytree(deployed.model, path, copy_function=os.link)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("settings", "code", "words"),
+    [
+        ({"VLLM_EXTRA_ARGS": "--no-such-flag"}, "E64", "unrecognized arguments: --no-such-flag"),
+        ({"GPU_MEMORY_UTILIZATION": "0.01"}, "E53", "is less than requested memory for kv"),
+        ({"MAX_MODEL_LEN": "999999", "GPU_MEMORY_UTILIZATION": "0.2"}, "E52", "User-specified max_model_len (999999)"),
+        ({"MAX_MODEL_LEN": "999999"}, "E50", "the model ends at 8192 tokens"),
+        ({"SPOIL": "shard"}, "E13", "SafetensorError"),
+        ({"SPOIL": "tokenizer"}, "E13", "tokenizer"),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_a_failed_start_says_why(
+    settings: dict[str, str], code: str, words: str, deployed: Deployment, tmp_path: Path
+) -> None:
+    given = dict(settings)
+    spoil = given.pop("SPOIL", "")
+    if spoil:
+        folder = variant(deployed, tmp_path / "M")
+        given["MODEL_DIR"] = str(folder)
+        for path in folder.glob("tokenizer*" if spoil == "tokenizer" else "*.safetensors"):
+            path.unlink()
+        if spoil == "shard":
+            shutil.copy(deployed.model / "model.safetensors", folder)
+            os.truncate(folder / "model.safetensors", 100_000_000)
+    own = Shell(deployed.shell.home, deployed.shell.root, {**deployed.shell.settings, **given})
+    assert own.inv("stop", timeout=120).returncode == 0
+    done = own.inv("tmux-start", timeout=180)
+    assert done.returncode == 1
+    assert "E14 " in done.stderr, "what the start itself says"
+    assert f"{code} docs/en/troubleshooting.md#{code.lower()}" in done.stdout, done.stdout[-3000:] + done.stderr
+    assert words in done.stdout
+    found = json.loads(own.inv("doctor", "--json").stdout)
+    assert [row["code"] for row in found] == [code], "asked again, the same"
+
+
+def test_a_running_server_has_no_finding(running: Deployment) -> None:
+    done = running.shell.inv("doctor")
+    assert done.returncode == 0, done.stdout
+    assert "nothing wrong is seen" in done.stdout
+    done = running.shell.inv("preflight")
+    assert done.returncode == 0, done.stdout
+    assert "is for this server, which runs" in done.stdout

@@ -1,0 +1,147 @@
+"""The plan's numbers against the real vLLM on this CPU: its own words on the KV cache, for several architectures."""
+
+import json
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runbook import ROOT
+from tests.conftest import Shell
+from tests.e2e.conftest import Deployment
+
+sys.path.insert(0, str(ROOT / "scripts/lib"))
+import plan as planning
+from machine import GIB, Memory
+
+COMMON = {
+    "hidden_size": 256,
+    "intermediate_size": 512,
+    "num_hidden_layers": 6,
+    "num_attention_heads": 8,
+    "vocab_size": 49152,
+    "max_position_embeddings": 32768,
+}
+MODELS: dict[str, tuple[str, dict[str, Any]]] = {
+    "llama, grouped heads, untied": ("llama", {"num_key_value_heads": 2, "tie_word_embeddings": False}),
+    "llama, one head, tied": ("llama", {"num_key_value_heads": 1, "tie_word_embeddings": True}),
+    "qwen3": ("qwen3", {"num_key_value_heads": 4, "head_dim": 64, "tie_word_embeddings": True}),
+    "mistral, a window on every layer": ("mistral", {"num_key_value_heads": 2, "sliding_window": 1024}),
+    "gemma3, a window on six of seven": (
+        "gemma3_text",
+        {"num_key_value_heads": 2, "head_dim": 64, "sliding_window": 512, "num_hidden_layers": 7},
+    ),
+    "qwen3-moe": (
+        "qwen3_moe",
+        {"num_key_value_heads": 2, "head_dim": 64, "num_experts": 4, "num_experts_per_tok": 2}
+        | {"moe_intermediate_size": 128},
+    ),
+    "deepseek, latent attention": (
+        "deepseek_v2",
+        {"num_key_value_heads": 8, "q_lora_rank": None, "kv_lora_rank": 512, "qk_rope_head_dim": 64}
+        | {"qk_nope_head_dim": 64, "v_head_dim": 64, "n_routed_experts": 4, "num_experts_per_tok": 2}
+        | {"moe_intermediate_size": 128, "n_shared_experts": 1, "n_group": 1, "topk_group": 1},
+    ),
+}
+# In the serving environment: makes each model with random weights, then asks vLLM itself in a process forked off.
+ASK = """
+import json, os, shutil, sys
+from pathlib import Path
+os.environ |= {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+from vllm import LLM
+import vllm.v1.worker.cpu_worker
+work, tokens, cases, cache = Path(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3]), int(sys.argv[4])
+for number, (name, (kind, config)) in enumerate(cases.items()):
+    folder = work / str(number)
+    if os.fork() == 0:
+        made = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **config), dtype=torch.bfloat16)
+        made.save_pretrained(folder)
+        for path in tokens.glob("tokenizer*"):
+            shutil.copy(path, folder)
+        os._exit(0)
+    os.wait()
+    if os.fork() == 0:
+        # As serve.sh and the OpenAI server have it.
+        llm = LLM(model=str(folder), enforce_eager=True, dtype="float32", max_model_len=-1,
+                  kv_cache_memory_bytes=cache, max_num_batched_tokens=2048 if "sliding_window" in config else None)
+        config = llm.llm_engine.vllm_config
+        print("SAID", json.dumps([name, config.cache_config.kv_cache_size_tokens, config.model_config.max_model_len]))
+        sys.stdout.flush()
+        os._exit(0)
+    os.wait()
+"""
+
+
+@pytest.fixture(scope="module")
+def asked(deployed: Deployment, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, tuple[int, int]]]:
+    """The folder of the models, and what vLLM says of each: (tokens of KV cache, context) in a quarter of a GiB."""
+    work = tmp_path_factory.mktemp("models")
+    cases = json.dumps({name: (kind, COMMON | more) for name, (kind, more) in MODELS.items()})
+    done = deployed.shell.run(
+        *(deployed.base / ".venv/bin/python", "-c", ASK, work, deployed.model, cases, GIB // 4), timeout=400
+    )
+    said = [json.loads(line[5:]) for line in done.stdout.splitlines() if line.startswith("SAID ")]
+    assert len(said) == len(MODELS), done.stdout[-2000:] + done.stderr[-3000:]
+    return work, {name: (tokens, context) for name, tokens, context in said}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_kv_cache_is_counted_as_vllm_counts_it(
+    name: str, asked: tuple[Path, dict[str, tuple[int, int]]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    work, said = asked
+    model = planning.read_model(work / str(list(MODELS).index(name)))
+    wish = planning.Wish(None, None, 4, 4)
+    cache = planning.cache_of(model, Memory("", 16 * GIB, 16 * GIB), wish)
+    context = cache.longest(GIB // 4, model.longest)
+    tokens = cache.at_once(GIB // 4, context) * context
+    with capsys.disabled():
+        print(f"\n{name}: plan {tokens:.0f} tokens, context {context}; vLLM {said[name]}")
+    assert context == said[name][1]
+    assert tokens == pytest.approx(said[name][0], rel=0.01)
+
+
+@pytest.mark.parametrize("share", ["auto", "0.15", "0.3"])
+def test_the_plan_agrees_with_the_server_that_then_runs(
+    share: str, deployed: Deployment, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Tokens of KV cache within 5 % of what the log of the real server says."""
+    own = Shell(deployed.shell.home, deployed.shell.root, {**deployed.shell.settings, "GPU_MEMORY_UTILIZATION": share})
+    assert own.inv("stop", timeout=120).returncode == 0
+    done = own.inv("plan", "--json")
+    assert done.returncode == 0, done.stderr
+    plan = json.loads(done.stdout)
+    log = deployed.base / "logs/vllm.log"
+    before = log.stat().st_size if log.exists() else 0
+    done = own.inv("tmux-start", timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    text = log.read_bytes()[before:].decode("utf-8", "replace")
+    found = re.findall(r"CPU KV cache size: ([\d,]+) tokens, Maximum concurrency for ([\d,]+) tokens", text)
+    tokens, context = (int(word.replace(",", "")) for word in found[0])
+    planned = plan["kv_cache_gib"] * GIB / (2 * 30 * 3 * 64 * 4)  # SmolLM2: K and V, layers, heads, size, bytes
+    with capsys.disabled():
+        print(f"\nutilisation {share}: plan {planned:.0f} tokens, vLLM {tokens}")
+    assert planned == pytest.approx(tokens, rel=0.05)
+    assert plan["max_model_len"] == context
+    during = json.loads(own.inv("plan", "--json").stdout)
+    assert during["fits"] is True, "what this server holds counts as free"
+    assert own.inv("tmux-start", timeout=60).returncode == 0, "auto is not taken for a changed setting"
+
+
+def test_a_share_that_is_not_free_is_foreseen(deployed: Deployment) -> None:
+    """vLLM says it after half a minute, the plan at once."""
+    own = Shell(deployed.shell.home, deployed.shell.root, {**deployed.shell.settings, "GPU_MEMORY_UTILIZATION": "1"})
+    assert own.inv("stop", timeout=120).returncode == 0
+    began = time.monotonic()
+    done = own.inv("plan")
+    assert done.returncode == 1
+    assert "is not free" in done.stdout
+    assert "GPU_MEMORY_UTILIZATION=0." in done.stdout
+    assert time.monotonic() - began < 5
+    assert subprocess.run(["pgrep", "-f", str(deployed.base)], capture_output=True, check=False).returncode == 1

@@ -1,0 +1,194 @@
+"""What RAGFlow needs of the real vLLM: every question of ragflow-check, every trap, and a registration that answers."""
+
+from collections.abc import Callable, Iterator
+
+import httpx
+import pytest
+
+from tests.conftest import Done, Shell, executable
+from tests.e2e.conftest import Deployment
+from tests.ragflow import TOKEN, Ragflow, ragflow
+
+NAME = "SmolLM2-135M-Instruct"
+
+
+def check(running: Deployment, *words: object, **settings: object) -> Done:
+    done = running.shell.inv("ragflow-check", *words, timeout=300, **settings)
+    print(done.stdout, done.stderr)
+    return done
+
+
+def test_the_server_has_all_that_ragflow_asks_for(running: Deployment) -> None:
+    done = check(running)
+    assert done.returncode == 0, done.stderr
+    for line in ("✓ base URL", "✓ key", "✓ model name", "✓ list of models  context 8192, Max tokens 6144"):
+        assert line in done.stdout
+    for line in ("✓ probe when it is added", "✓ long prompt  58", "✓ 10 at once", "✓ reach"):
+        assert line in done.stdout
+    assert "! tool call (agents only)  off in the server" in done.stdout
+    assert running.key not in done.stdout + done.stderr
+
+
+def test_no_v1(running: Deployment) -> None:
+    url = f"http://127.0.0.1:{running.port}"
+    headers = {"Authorization": f"Bearer {running.key}"}
+    body = {"model": NAME, "messages": [{"role": "user", "content": "Hi"}]}
+    assert httpx.post(f"{url}/chat/completions", json=body, headers=headers, trust_env=False).status_code == 404
+    done = check(running, "--base-url", url)
+    assert done.returncode == 1
+    assert f"✗ base URL  {url}  no /v1 at its end" in done.stdout
+    assert "does not work: base URL." in done.stderr
+    assert "E40 " in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "settings", "said"),
+    [
+        (["--model", "qwen3"], {}, f"✗ list of models  qwen3 is not served; served: {NAME}, "),
+        (["--model", f"{NAME}___x"], {}, f"✗ model name  {NAME}___x  RAGFlow cuts it to {NAME}"),
+        (["--max-tokens", "9000"], {}, "✗ long prompt  the prompt exceeds the context (8192): enter at most 6144"),
+        ([], {"API_KEY": "wrong"}, "✗ list of models  wrong key (HTTP 401)"),
+        ([], {"PORT": 9}, "✗ list of models  no connection: it does not run, or listens elsewhere"),
+    ],
+)
+def test_traps(words: list[str], settings: dict[str, object], said: str, running: Deployment) -> None:
+    done = check(running, *words, **settings)
+    assert done.returncode == 1
+    assert said in done.stdout
+    assert "E40 " in done.stderr
+
+
+def test_a_blank_key(running: Deployment, free_port: Callable[[], int]) -> None:
+    blank = running.shell.home / "blank.env"
+    blank.write_text("API_KEY=\n")
+    done = check(running, ENV_FILE=blank)
+    assert done.returncode == 1
+    assert "✗ key  blank: RAGFlow says Internal server error" in done.stdout
+    assert blank.read_text() == "API_KEY=\n", "a check changes nothing"
+
+
+def container(shell: Shell, curl: str) -> Shell:
+    """A machine where RAGFlow runs in Docker; its container's curl is what is given."""
+    body = f"""case $1 in
+      ps) echo 'docker-es-1 elasticsearch:8'; echo 'docker-ragflow-cpu-1 infiniflow/ragflow:v0.27.0' ;;
+      exec) [[ $2$3 == -idocker-ragflow-cpu-1 ]] || exit 9; shift 3; {curl} ;;
+    esac"""
+    executable(shell.home / "docker-here/docker", body)
+    return Shell(shell.home, shell.root, shell.settings, [shell.home / "docker-here"])
+
+
+def test_from_inside_the_container(running: Deployment) -> None:
+    inside = Deployment(container(running.shell, 'exec "${@//host.docker.internal/127.0.0.1}"'), running.first)
+    done = check(inside)
+    assert done.returncode == 0, done.stderr
+    assert f"✓ docker-ragflow-cpu-1  curl http://host.docker.internal:{running.port}/v1/models" in done.stdout
+    assert "docker exec -i docker-ragflow-cpu-1 curl" in done.stdout
+    assert running.key not in done.stdout
+    for curl, said in (("printf 000; exit 7", "✗ docker-ragflow-cpu-1"), ("exit 127", "! docker-ragflow-cpu-1")):
+        done = check(Deployment(container(running.shell, curl), running.first))
+        assert said in done.stdout
+        assert done.returncode == (1 if "✗" in said else 0)
+
+
+def test_a_server_for_this_machine_only(deployed: Deployment) -> None:
+    """It listens on 127.0.0.1 for real: from here all is well, from a container nothing is reached."""
+    shell = deployed.shell
+    own = Shell(shell.home, shell.root, {**shell.settings, "HOST": "127.0.0.1"})
+    assert shell.inv("stop", timeout=120).returncode == 0
+    assert own.inv("tmux-start", timeout=300).returncode == 0
+    try:
+        done = check(Deployment(own, deployed.first))
+        assert done.returncode == 0, done.stderr
+        assert "! reach  HOST=127.0.0.1  no container and no other machine reaches it: HOST=0.0.0.0" in done.stdout
+        inside = container(own, "printf 000; exit 7")
+        assert check(Deployment(inside, deployed.first)).returncode == 1
+        there = Ragflow(docker=True)
+        with ragflow(there) as url:
+            done = own.inv("ragflow-register", RAGFLOW_URL=url, RAGFLOW_API_KEY=TOKEN, timeout=120)
+        assert done.returncode == 1
+        assert "E45 " in done.stderr
+        assert there.providers == {}
+    finally:
+        assert own.inv("stop", timeout=120).returncode == 0
+
+
+@pytest.mark.parametrize("version", ["0.27.0", "0.26.0", "0.24.0"])
+@pytest.mark.parametrize("docker", [False, True])
+def test_registered_the_model_answers_through_ragflow(version: str, docker: bool, running: Deployment) -> None:
+    there = Ragflow(version=version, docker=docker)
+    before = there.state()
+    with ragflow(there) as url:
+        ours = {"RAGFLOW_URL": url, "RAGFLOW_API_KEY": TOKEN}
+        dry = running.shell.inv("ragflow-register", "--dry", timeout=120, **ours)
+        assert dry.returncode == 0, dry.stderr
+        assert there.state() == before
+        done = running.shell.inv("ragflow-register", timeout=300, **ours)
+        print(done.stdout, done.stderr)
+        assert done.returncode == 0, done.stderr
+        assert ("AI assistant" in done.stdout) == (version >= "0.26")
+        host = "host.docker.internal" if docker else "127.0.0.1"
+        assert f"http://{host}:{running.port}/v1, {NAME} (chat), Max tokens 6144" in done.stdout
+        made = there.state()
+        again = running.shell.inv("ragflow-register", timeout=300, **ours)
+        assert "registered already, nothing to change" in again.stdout
+        assert there.state() == made
+        gone = running.shell.inv("ragflow-register", "--remove", timeout=120, **ours)
+        assert gone.returncode == 0, gone.stderr
+    assert there.state() == before
+    assert running.key not in done.stdout + done.stderr + again.stdout + gone.stdout
+
+
+@pytest.fixture
+def second(running: Deployment, free_port: Callable[[], int]) -> Iterator[Callable[[str, str], Shell]]:
+    """Starts another server of the same model beside the first, with other options."""
+    started: list[Shell] = []
+
+    def start(name: str, options: str) -> Shell:
+        own = {"PORT": free_port(), "TMUX_SESSION": name, "LOG_DIR": running.base / name, "VLLM_EXTRA_ARGS": options}
+        shell = Shell(running.shell.home, running.shell.root, {**running.shell.settings, **own})
+        started.append(shell)
+        done = shell.inv("tmux-start", timeout=300)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return shell
+
+    yield start
+    for shell in started:
+        assert shell.inv("stop", timeout=120).returncode == 0
+
+
+def test_the_same_model_served_for_embedding(second: Callable[[str, str], Shell], running: Deployment) -> None:
+    shell = second("vllm-embed", "--runner pooling")
+    done = shell.inv("curl-test", timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "/v1/embeddings" in done.stdout
+    assert "… 576" in done.stdout
+    done = check(Deployment(shell, running.first))
+    assert done.returncode == 0, done.stderr
+    assert "✓ probe when it is added  576 dimensions" in done.stdout
+    assert "✓ long prompt  58" in done.stdout
+    there = Ragflow()
+    with ragflow(there) as url:
+        ours = {"RAGFLOW_URL": url, "RAGFLOW_API_KEY": TOKEN}
+        for one in (running.shell, shell):
+            done = one.inv("ragflow-register", timeout=300, **ours)
+            print(done.stdout, done.stderr)
+            assert done.returncode == 0, done.stderr
+        assert there.defaults == {"chat": f"{NAME}@vllm-qwen3@VLLM", "embedding": f"{NAME}@vllm-embed@VLLM"}
+        for one in (running.shell, shell):
+            assert one.inv("ragflow-register", "--remove", timeout=120, **ours).returncode == 0
+    assert there.providers == {}
+
+
+def test_tool_calls_are_registered_where_the_server_takes_them(
+    second: Callable[[str, str], Shell], running: Deployment
+) -> None:
+    shell = second("vllm-tools", "--enable-auto-tool-choice --tool-call-parser hermes")
+    done = check(Deployment(shell, running.first))
+    assert done.returncode == 0, done.stderr
+    assert "off in the server" not in done.stdout, "taken; whether a model this small calls one is another matter"
+    there = Ragflow()
+    with ragflow(there) as url:
+        done = shell.inv("ragflow-register", timeout=300, RAGFLOW_URL=url, RAGFLOW_API_KEY=TOKEN)
+        assert done.returncode == 0, done.stderr
+        assert there.providers["VLLM"]["vllm-tools"]["models"][NAME]["extra"]["is_tools"] is True
+        assert shell.inv("ragflow-register", "--remove", RAGFLOW_URL=url, RAGFLOW_API_KEY=TOKEN).returncode == 0

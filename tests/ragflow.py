@@ -1,0 +1,473 @@
+"""Stand-ins on loopback: RAGFlow's interface of v0.27, v0.26, v0.25 or v0.24, and a small OpenAI-compatible model.
+
+RAGFlow's stand-in keeps to what was recorded of v0.27, quirks included, and to what the older versions' sources say.
+Its probe and its chat really ask the base URL, so it can stand before the real vLLM as well as before the small model.
+"""
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.error import HTTPError
+from urllib.parse import unquote, urlsplit
+from urllib.request import ProxyHandler, Request, build_opener
+
+TOKEN = "ragflow-stand-in-t0ken"
+Reply = tuple[int, Any]
+
+
+def post(url: str, key: str, body: dict[str, Any], timeout: float) -> bytes:
+    """What a model server answers; raises OSError (HTTPError among them)."""
+    headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
+    request = Request(url, json.dumps(body).encode(), headers)
+    with build_opener(ProxyHandler({})).open(request, timeout=timeout) as reply:
+        return bytes(reply.read())
+
+
+@dataclass
+class Ragflow:
+    """The state of one tenant, and how the stand-in misbehaves.
+
+    `docker`: it runs in a container: its 127.0.0.1 is not this machine's, host.docker.internal is.
+    `broken`: "METHOD part-of-path" → what is answered instead: ("hang", seconds), ("html",), ("drop",), ("say", Reply),
+    or ("after", Reply): the call is carried out, and then this is said.
+    """
+
+    version: str = "0.27.0"
+    docker: bool = False
+    probe_seconds: float = 10
+    providers: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
+    defaults: dict[str, str] = field(default_factory=dict)
+    llms: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
+    tenant: dict[str, str | None] = field(
+        default_factory=lambda: {
+            "tenant_id": "t1",
+            "llm_id": "",
+            "embd_id": "b@Builtin",
+            "asr_id": "",
+            "img2txt_id": None,
+        }
+    )
+    broken: dict[str, tuple[Any, ...]] = field(default_factory=dict)
+    calls: list[tuple[str, str, Any]] = field(default_factory=list)
+    serial: int = 0
+
+    def state(self) -> str:
+        """Everything that is stored, to compare."""
+        return repr((self.providers, self.defaults, self.llms, self.tenant))
+
+    def changes(self) -> list[str]:
+        """The calls that may have changed something."""
+        return [f"{method} {path}" for method, path, _ in self.calls if method != "GET" and "connection" not in path]
+
+    # What it does with a model server.
+
+    def reach(self, base_url: str) -> str:
+        host = urlsplit(base_url).hostname or ""
+        if self.docker and host == "host.docker.internal":
+            return base_url.replace(host, "127.0.0.1")
+        if (host == "host.docker.internal") or (self.docker and host in ("127.0.0.1", "localhost")):
+            raise OSError("Cannot connect to host")
+        return base_url
+
+    def try_model(self, name: str, kind: str, key: str, base_url: str) -> str:
+        """The reason for which the model failed; empty when it answered in time."""
+        url, began = self.reach(base_url), time.monotonic()
+        try:
+            if kind == "embedding":
+                body: dict[str, Any] = {"model": name, "input": ["Test if the api key is available"]}
+                post(f"{url}/embeddings", key, body, self.probe_seconds)
+            else:
+                messages = [{"role": "user", "content": "Hi"}]
+                body = {"messages": messages, "model": name, "stream": True, "temperature": 0.9}
+                if b'"content":"' not in post(f"{url}/chat/completions", key, body, self.probe_seconds):
+                    return "No valid response received"
+        except OSError:
+            slow = time.monotonic() - began >= self.probe_seconds
+            return "timeout" if slow else "No valid response received"
+        return ""
+
+    def verify(self, key: str, base_url: str, models: list[dict[str, Any]]) -> str:
+        """As v0.27 verifies; empty when one model passed."""
+        said, passed = "", False
+        for model in models:
+            for kind in [word for word in model.get("model_type") or [] if word in ("chat", "embedding")]:
+                try:
+                    why = self.try_model(model["model_name"], kind, key, base_url)
+                except OSError:
+                    why = "No valid response received"
+                name = model["model_name"]
+                label = f"model(VLLM/{name})" if kind == "chat" else f"embedding model({name})"
+                if why == "timeout":
+                    said += f"\nTimeout accessing {label}."
+                elif why:
+                    said += f"\nFail to access {label}.{why}"
+                passed = passed or not why
+        return "" if passed else said or "No model passed verification"
+
+    # The interface.
+
+    def answer(self, method: str, path: str, body: Any, token: str) -> Reply:
+        old, minor = self.version < "0.26", path.removeprefix("/api/v1")
+        if path.startswith("/api/v1/system/version") and self.version >= "0.25.1":
+            return 200, {"code": 0, "data": self.version, "message": "success"}
+        if minor == "/language" and self.version >= "0.27":
+            return 200, {"code": 0, "data": {"language": "python"}, "message": "success"}
+        missing = (404, {"code": 404, "data": None, "error": "Not Found", "message": f"Not Found: {path}"})
+        known = path.startswith(("/v1/llm/", "/v1/user/")) if old else path.startswith("/api/v1/")
+        known = known or (self.version >= "0.25.1" and minor in ("/users/me/models", "/chat/completions"))
+        if not known:
+            return missing
+        if token != f"Bearer {TOKEN}":
+            return 401, {"code": 401, "data": None, "message": "<Unauthorized '401: Unauthorized'>"}
+        if old:
+            return self.old(method, path, body) or missing
+        words = [unquote(word) for word in minor.strip("/").split("/")]
+        if words[0] == "providers":
+            return self.provider(method, words[1:], body)
+        if words == ["models", "default"]:
+            return self.default(method, body)
+        if words == ["chat", "completions"]:
+            return self.chat(body)
+        return missing
+
+    def provider(self, method: str, words: list[str], body: Any) -> Reply:
+        def no(code: int, said: str) -> Reply:
+            return 200, {"code": code, "message": said}
+
+        yes: Reply = (200, {"code": 0})
+        if not words and method == "GET":
+            rows = [
+                {"has_instance": bool(held), "model_types": [], "name": name, "url": {"default": ""}}
+                for name, held in self.providers.items()
+            ]
+            return 200, {"code": 0, "data": rows}
+        if not words and method == "PUT":
+            name = body.get("provider_name")
+            if not name:
+                return no(101, "provider_name is required")
+            if name not in ("VLLM", "OpenAI-API-Compatible"):
+                return no(102, f"Provider '{name}' is not allowed")
+            if name in self.providers:
+                return no(102, f"Provider {name} already exists")
+            self.providers[name] = {}
+            return yes
+        name, rest = words[0], words[1:]
+        if not rest and method == "DELETE":
+            if name not in self.providers:
+                return no(102, f"Provider {name} not found")
+            if not self.providers[name] and self.version < "0.27":
+                return no(102, f"No instances found for provider {name}")
+            del self.providers[name]
+            return yes
+        if rest == ["connection"] and method == "POST":
+            if "api_key" not in body:
+                return no(101, "api_key is required")
+            why = self.verify(body["api_key"], body["base_url"], body["model_info"])
+            return no(102, why) if why else yes
+        held = self.providers.get(name)
+        if held is None:
+            return no(102, f"Provider '{name}' does not exist")
+        if rest == ["instances"]:
+            return self.instances(method, name, held, body)
+        if len(rest) < 2 or rest[1] not in held:
+            return no(102, f"No instance found for provider '{name}' and instance '{rest[1:2]}'")
+        one = held[rest[1]]
+        if rest[2:] == ["models"] and method == "GET":
+            hidden = ("extra", "features", "verify", "rank") if self.version < "0.27" else ()
+            rows = [{key: value for key, value in row.items() if key not in hidden} for row in one["models"].values()]
+            return 200, {"code": 0, "data": rows}
+        shown = {
+            "id": one["id"],
+            "instance_name": rest[1],
+            "provider_id": "p1",
+            "region": "default",
+            "status": "active",
+        }
+        if method == "GET" and self.version >= "0.27":
+            return 200, {"code": 0, "data": shown | {"api_key": one["api_key"], "base_url": one["base_url"]}}
+        if method == "GET":
+            return 200, {"code": 0, "data": shown}
+        if method == "PUT" and self.version >= "0.27":
+            lacking = [key for key in ("instance_name", "api_key", "base_url", "model_info") if key not in body]
+            if lacking:
+                return no(101, f"Missing required fields: {', '.join(lacking)}")
+            if body.get("verify", True) and (why := self.verify(body["api_key"], body["base_url"], body["model_info"])):
+                return no(102, why)
+            del held[rest[1]]
+            models = {item["model_name"]: self.model(item) for item in body["model_info"]}
+            held[body["instance_name"]] = one | {
+                "api_key": body["api_key"],
+                "base_url": body["base_url"],
+                "models": models,
+            }
+            return yes
+        return 200, {"code": 100, "data": None, "message": "<MethodNotAllowed '405: Method Not Allowed'>"}
+
+    def model(self, item: dict[str, Any]) -> dict[str, Any]:
+        if set(item) - {"model_name", "model_type", "max_tokens", "extra"}:
+            raise ValueError("unexpected keyword argument")
+        extra = item["extra"] | {"max_tokens": item["max_tokens"], "verify": "success"}
+        kinds = [word for word in item["model_type"] if word in ("chat", "embedding", "vision")]
+        return {
+            "extra": extra, "features": [], "max_tokens": item["max_tokens"], "model_type": kinds,
+            "name": item["model_name"], "rank": 500, "status": "active", "verify": "success",
+        }  # fmt: skip
+
+    def instances(self, method: str, provider: str, held: dict[str, dict[str, Any]], body: Any) -> Reply:
+        if method == "GET":
+            rows = [
+                {"id": one["id"], "instance_name": name, "provider_id": "p1", "region": "default", "status": "active"}
+                for name, one in reversed(held.items())
+            ]
+            return 200, {"code": 0, "data": rows}
+        if method == "DELETE":
+            wanted = body.get("instances")
+            if not wanted:
+                return 200, {"code": 101, "message": "instances is required"}
+            if set(wanted) - set(held):
+                return 200, {
+                    "code": 102,
+                    "message": f"No instance found for provider '{provider}' and instance '{wanted}'",
+                }
+            for name in wanted:
+                del held[name]
+            return 200, {"code": 0}
+        name, models = body["instance_name"], body.get("model_info", [])
+        if name == "default":
+            return 200, {"code": 102, "message": "Instance name cannot be 'default'"}
+        if self.version < "0.27" and (same := [key for key, one in held.items() if one["api_key"] == body["api_key"]]):
+            return 200, {"code": 102, "message": f"Already exist instance: {same[0]} with api_key {body['api_key']}"}
+        if models and (why := self.verify(body["api_key"], body["base_url"], models)):
+            return 200, {"code": 102, "message": why}
+        self.serial += 1
+        fresh = {"id": f"i{self.serial}", "api_key": body["api_key"], "base_url": body["base_url"], "models": {}}
+        first = name in held and held[name]
+        held[f"{name}(1)" if first else name] = fresh
+        for item in models:
+            try:
+                row = self.model(item)
+            except (ValueError, KeyError):
+                return 200, {"code": 102, "message": "Internal server error"}
+            if first and row["name"] in first["models"]:
+                said = f"Model '{row['name']}' already exists for provider '{provider}' and instance '{name}'"
+                return 200, {"code": 102, "message": said}
+            (first or fresh)["models"][row["name"]] = row
+        return 200, {"code": 0}
+
+    def default(self, method: str, body: Any) -> Reply:
+        if method == "GET":
+            found = []
+            for kind, text in self.defaults.items():
+                name, instance, provider = text.rsplit("@", 2)
+                if name in self.providers.get(provider, {}).get(instance, {}).get("models", {}):
+                    row = {"enable": True, "model_id": text, "model_instance": instance, "model_name": name}
+                    found.append(row | {"model_provider": provider, "model_type": kind})
+            return 200, {"code": 0, "data": {"models": found}}
+        kind = body["model_type"]
+        if set(body) == {"model_type"}:
+            self.defaults.pop(kind, None)
+            return 200, {"code": 0}
+        provider, instance, name = body["model_provider"], body["model_instance"], body["model_name"]
+        if provider not in self.providers:
+            return 200, {"code": 102, "message": f"Provider '{provider}' not found"}
+        if instance not in self.providers[provider]:
+            return 200, {"code": 102, "message": f"Instance '{instance}' not found for provider '{provider}'"}
+        if name not in self.providers[provider][instance]["models"]:
+            return 200, {"code": 102, "message": "Internal server error"}
+        if kind not in self.providers[provider][instance]["models"][name]["model_type"]:
+            return 200, {"code": 102, "message": f"Model '{name}' isn't a {kind} model"}
+        self.defaults[kind] = f"{name}@{instance}@{provider}"
+        return 200, {"code": 0}
+
+    def chat(self, body: Any) -> Reply:
+        def refused(said: str) -> Reply:
+            return 200, {"code": 100, "data": None, "message": said}
+
+        if body.get("stream", True):
+            return 200, b'data:{"code":0,"message":"","data":true}\n\n'
+        if self.version < "0.26":  # the model that the tenant's default names
+            name = (self.tenant["llm_id"] or "").removesuffix("@VLLM")
+            one = self.llms.get(("VLLM", name))
+            if not one:
+                return refused("LookupError('No default chat model for tenant.')")
+            return self.said(one["api_base"], one["api_key"], name.split("___")[0], body["question"])
+        if "chat" not in self.defaults:
+            return refused("LookupError('No default chat model for tenant.')")
+        name, instance, provider = self.defaults["chat"].rsplit("@", 2)
+        one = self.providers.get(provider, {}).get(instance)
+        if not one:
+            return refused(f"LookupError('Instance {instance} not found for model {self.defaults['chat']}.')")
+        return self.said(one["base_url"], one["api_key"], name, body["question"])
+
+    def said(self, base_url: str, key: str, model: str, question: str) -> Reply:
+        ask = {"model": model, "messages": [{"role": "user", "content": question}], "stream": False}
+        try:
+            reply = json.loads(post(f"{self.reach(base_url)}/chat/completions", key, ask, 120))
+            text = reply["choices"][0]["message"]["content"]
+        except HTTPError as error:
+            text = f"**ERROR**: {'AUTH_ERROR' if error.code == 401 else 'SERVER_ERROR'} - {error}"
+        except OSError:
+            text = "**ERROR**: CONNECTION_ERROR - Connection error."
+        data = {"answer": text, "audio_binary": None, "created_at": 1.0, "id": "c1", "prompt": "", "session_id": ""}
+        return 200, {"code": 0, "data": data | {"reference": {"chunks": []}}, "message": "success"}
+
+    def old(self, method: str, path: str, body: Any) -> Reply | None:
+        """v0.25 and earlier: models without instances, named M___VLLM; the defaults are fields of the tenant."""
+        good = {"code": 0, "message": "success"}
+        moved = self.version >= "0.25.1"
+        read = ("GET", "/api/v1/users/me/models" if moved else "/v1/user/tenant_info")
+        written = ("PATCH", "/api/v1/users/me/models") if moved else ("POST", "/v1/user/set_tenant_info")
+        if (method, path) == read:
+            return 200, good | {"data": self.tenant | {"name": "me"}}
+        if (method, path) == written:
+            lacking = {"tenant_id", "llm_id", "embd_id", "asr_id", "img2txt_id"} - set(body)
+            if lacking:
+                return 200, {"code": 101, "data": None, "message": f"required argument are missing: {lacking}; "}
+            self.tenant |= body
+            return 200, good | {"data": True}
+        if path == "/api/v1/chat/completions" and self.version >= "0.25.1":
+            return self.chat(body)
+        if method == "GET" and path.startswith("/v1/llm/my_llms"):
+            rows: dict[str, Any] = {}
+            for (factory, name), one in self.llms.items():
+                row = {"name": name, "type": one["model_type"], "used_token": 0, "status": "1"}
+                detail = (
+                    {"api_base": one["api_base"], "max_tokens": one["max_tokens"]} if "include_details" in path else {}
+                )
+                rows.setdefault(factory, {"tags": "LLM", "llm": []})["llm"].append(row | detail)
+            return 200, good | {"data": rows}
+        if (method, path) == ("POST", "/v1/llm/delete_llm"):
+            self.llms.pop((body["llm_factory"], body["llm_name"]), None)
+            return 200, good | {"data": True}
+        if (method, path) != ("POST", "/v1/llm/add_llm"):
+            return None
+        try:
+            why = self.try_model(body["llm_name"], body["model_type"], body["api_key"], body["api_base"])
+        except OSError:
+            why = "Connection error."
+        said = f"\nFail to access model(VLLM/{body['llm_name']}).{why}" if why else ""
+        if body.get("verify") and self.version >= "0.24":
+            return 200, good | {"data": {"message": said, "success": not why}}
+        if why:
+            return 200, {"code": 102, "data": None, "message": said}
+        self.llms["VLLM", f"{body['llm_name']}___VLLM"] = {key: body[key] for key in body if key != "verify"}
+        return 200, good | {"data": True}
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    state: Any
+
+    def _do(self) -> None:
+        size = int(self.headers.get("Content-Length") or 0)
+        raw = self.rfile.read(size)
+        self.reply(*self.state_reply(json.loads(raw) if raw else None))
+
+    do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = _do
+
+    def state_reply(self, body: Any) -> Reply:
+        raise NotImplementedError
+
+    def reply(self, status: int, content: Any) -> None:
+        data = content if isinstance(content, bytes) else json.dumps(content, separators=(",", ":")).encode()
+        try:
+            self.send_response(status)
+            self.send_header("Content-Type", "text/html" if data[:1] == b"<" else "application/json")
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+        except OSError:  # the other side has stopped waiting
+            self.close_connection = True
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Quiet."""
+
+
+class _RagflowHandler(_Handler):
+    def state_reply(self, body: Any) -> Reply:
+        state: Ragflow = self.state
+        state.calls.append((self.command, self.path, body))
+        for spot, what in list(state.broken.items()):
+            method, part = spot.split(" ", 1)
+            if method != self.command or not self.path.partition("?")[0].endswith(part):
+                continue
+            if what[0] == "hang":
+                time.sleep(what[1])
+            elif what[0] == "html":
+                return 200, b"<!doctype html><title>RAGFlow</title>"
+            elif what[0] == "drop":
+                self.close_connection = True
+                self.connection.shutdown(2)
+                return 200, b""
+            elif what[0] == "say":
+                return what[1]  # type: ignore[no-any-return]
+            else:
+                state.answer(self.command, self.path, body, self.headers.get("Authorization") or "")
+                return what[1]  # type: ignore[no-any-return]
+        return state.answer(self.command, self.path, body, self.headers.get("Authorization") or "")
+
+
+@dataclass
+class Model:
+    """A small OpenAI-compatible server: what of vLLM RAGFlow touches."""
+
+    name: str = "tiny"
+    key: str = "k3y"
+    context: int = 8192
+    tools: bool = False
+    embeds: bool = False
+    answer: str = "I am a stand-in."
+    slow: float = 0
+
+
+class _ModelHandler(_Handler):
+    def state_reply(self, body: Any) -> Reply:
+        state: Model = self.state
+        if self.headers.get("Authorization") != f"Bearer {state.key}":
+            return 401, {"error": "Unauthorized"}
+        if self.path == "/v1/models":
+            return 200, {"object": "list", "data": [{"id": state.name, "max_model_len": state.context}]}
+        if self.path != ("/v1/embeddings" if state.embeds else "/v1/chat/completions"):
+            return 404, {"detail": "Not Found"}
+        if body["model"] != state.name:
+            return 404, {"error": {"message": f"The model `{body['model']}` does not exist."}}
+        time.sleep(state.slow)
+        if state.embeds:
+            return 200, {"data": [{"index": 0, "embedding": [0.1, 0.2]}]}
+        if body.get("tools") and not state.tools:
+            return 400, {"error": {"message": '"auto" tool choice requires --enable-auto-tool-choice'}}
+        if body.get("stream"):
+            return 200, b'data: {"choices":[{"delta":{"content":"Hello"}}]}\n\ndata: [DONE]\n\n'
+        return 200, {"choices": [{"message": {"content": state.answer}}]}
+
+
+@contextmanager
+def _serving(kind: type[_Handler], state: object) -> Iterator[str]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (kind,), {"state": state}))
+    server.daemon_threads = True
+    server.block_on_close = False
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+@contextmanager
+def ragflow(state: Ragflow) -> Iterator[str]:
+    """RAGFlow's stand-in; gives its address."""
+    with _serving(_RagflowHandler, state) as url:
+        yield url
+
+
+@contextmanager
+def model(state: Model) -> Iterator[str]:
+    """The small model; gives its address without /v1."""
+    with _serving(_ModelHandler, state) as url:
+        yield url
