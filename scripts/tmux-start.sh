@@ -54,9 +54,9 @@ else
     session_ours || dry || die E08 "session=$TMUX_SESSION"
     run tmux kill-session -t "=$TMUX_SESSION" # empty but for windows that somebody opened
   fi
+  if ! dry && port_taken; then die E07 "port=$PORT" "owner=$(port_owner)" "other=$(next_free_port)"; fi
   other=$(log_owner)
   dry || [[ -z $other ]] || die E39 "log=$SERVER_LOG" "owner=$other" "env=$ENV_FILE" "other=$LOG_DIR/$TMUX_SESSION"
-  if ! dry && port_taken; then die E07 "port=$PORT" "owner=$(port_owner)" "other=$(next_free_port)"; fi
   dry || [[ -n $API_KEY ]] || exec bash "$ROOT/scripts/lib/env-file.sh" bash "$ROOT/scripts/tmux-start.sh"
   run mkdir -p "$BASE_DIR/run" "$LOG_DIR"
   settings_of_now | write "$SERVER_ID.env"

@@ -4,6 +4,7 @@ import os
 import shutil
 import socket
 import subprocess
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -104,6 +105,13 @@ class Shell:
                 }}
                 print line }}' <<<"$rows" """,
         )
+
+    def vllm(self, body: str) -> None:
+        """Stand in for vllm in the serving environment; the supervisor beside it is the real one."""
+        folder = self.home / "base/.venv/bin"
+        executable(folder / "vllm", body)
+        for name in ("python", "supervisord"):
+            executable(folder / name, f'exec "{Path(sys.executable).parent / name}" "$@"')
 
 
 def executable(path: Path, body: str) -> Path:

@@ -112,8 +112,9 @@ gone_within() { # gone_within SECONDS [FUNCTION]: wait for the whole tree; FUNCT
 
 as_started() { # where and with which key it was started; the settings may have been changed since
   local key value
+  [[ -f $SERVER_ID.env ]] || return 0
   for key in HOST PORT API_KEY; do
-    value=$(sed -n "s/^$key='\(.*\)'\$/\1/p" "$SERVER_ID.env" 2>/dev/null | sed 's/\\\(.\)/\1/g')
+    value=$(sed -n "s/^$key='\(.*\)'\$/\1/p" "$SERVER_ID.env" | sed 's/\\\(.\)/\1/g')
     [[ -z $value ]] || printf -v "$key" '%s' "$value"
   done
 }

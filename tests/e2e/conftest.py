@@ -36,6 +36,18 @@ class Deployment:
         lines = (self.shell.root / ".env").read_text("utf-8").splitlines()
         return next(line.removeprefix("API_KEY=") for line in lines if line.startswith("API_KEY="))
 
+    def server(self, name: str = "") -> set[int]:
+        """The server's processes by their mark, orphans included; or those whose command line has this in it."""
+        found = set()
+        for process in psutil.process_iter():
+            try:
+                marked = process.environ().get("RUNBOOK_SERVER", "").startswith(str(self.base))
+                if marked and name in " ".join(process.cmdline()):
+                    found.add(process.pid)
+            except psutil.Error:
+                continue
+        return found
+
     def processes(self) -> list[psutil.Process]:
         """Whatever belongs to this deployment, by its mark or by running out of its folder."""
         found = []

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from runbook.checks import STEPS
-from tests.conftest import Shell, copy_checkout, executable, snapshot
+from tests.conftest import Shell, copy_checkout, snapshot
 from tests.scripts.test_steps import model
 
 
@@ -130,7 +130,7 @@ def test_a_failed_start_ends_with_the_doctors_words(clone: Shell) -> None:
     log.parent.mkdir(parents=True)
     log.write_text("==> 2026-01-01 00:00:00 serve.sh\nOSError: [Errno 28] No space left on device\n")
     says = "echo 'torch.OutOfMemoryError: CUDA out of memory'; echo 'RuntimeError: Engine core initialization failed.'"
-    executable(clone.home / "base/.venv/bin/vllm", f"{says}; exit 1")
+    clone.vllm(f"{says}; exit 1")
     model(clone.home / "base/models/SmolLM2-135M-Instruct")
     done = clone.inv("tmux-start", timeout=30)
     assert done.returncode == 1

@@ -12,7 +12,10 @@ import pytest
 from tests.conftest import Shell, executable
 
 M = "/models/M"
+GATE = ["--middleware", "runbook_gate.Gate", "--disable-fastapi-docs", "--shutdown-timeout", "30"]
+GATE += ["--disable-access-log-for-endpoints", "/health,/metrics"]
 HEAD = [M, "--served-model-name", "M", M, "--host", "0.0.0.0", "--port", "20000", "--max-model-len"]
+AUTO = [*HEAD, "auto", *GATE]
 ONE = [(20000, 24576)]
 TWO = [(1000, 40960), (38000, 40960)]
 FOUR = [(81000, 81920), (70000, 81920), (81000, 81920), (5, 81920)]
@@ -28,44 +31,60 @@ class Row:
 
 
 ROWS = [
-    Row("one card, auto", {}, ONE, [*HEAD, "auto", "--gpu-memory-utilization", "0.78"], {"CUDA_VISIBLE_DEVICES": "0"}),
+    Row(
+        "one card, auto",
+        {},
+        ONE,
+        [*AUTO, "--gpu-memory-utilization", "0.78"],
+        {"CUDA_VISIBLE_DEVICES": "0"},
+    ),
     Row(
         "the runbook's share",
         {"GPU_MEMORY_UTILIZATION": "0.3"},
         ONE,
-        [*HEAD, "auto", "--gpu-memory-utilization", "0.3"],
+        [*AUTO, "--gpu-memory-utilization", "0.3"],
         {"CUDA_VISIBLE_DEVICES": "0", "CUDA_DEVICE_ORDER": "PCI_BUS_ID"},
     ),
-    Row("two cards, auto", {}, TWO, [*HEAD, "auto", "--gpu-memory-utilization", "0.90"], {"CUDA_VISIBLE_DEVICES": "1"}),
+    Row(
+        "two cards, auto",
+        {},
+        TWO,
+        [*AUTO, "--gpu-memory-utilization", "0.90"],
+        {"CUDA_VISIBLE_DEVICES": "1"},
+    ),
     Row(
         "a chosen card",
         {"GPU": "0", "GPU_MEMORY_UTILIZATION": "0.5"},
         TWO,
-        [*HEAD, "auto", "--gpu-memory-utilization", "0.5"],
+        [*AUTO, "--gpu-memory-utilization", "0.5"],
         {"CUDA_VISIBLE_DEVICES": "0"},
     ),
     Row(
         "a busy chosen card, auto share",
         {"GPU": "0"},
         TWO,
-        [*HEAD, "auto", "--gpu-memory-utilization", "0.01"],
+        [*AUTO, "--gpu-memory-utilization", "0.01"],
         {"CUDA_VISIBLE_DEVICES": "0"},
     ),
     Row(
-        "four cards, auto", {}, FOUR, [*HEAD, "auto", "--gpu-memory-utilization", "0.92"], {"CUDA_VISIBLE_DEVICES": "0"}
+        "four cards, auto",
+        {},
+        FOUR,
+        [*AUTO, "--gpu-memory-utilization", "0.92"],
+        {"CUDA_VISIBLE_DEVICES": "0"},
     ),
     Row(
         "two of four cards",
         {"GPU": "1,2"},
         FOUR,
-        [*HEAD, "auto", "--tensor-parallel-size", "2", "--gpu-memory-utilization", "0.82"],
+        [*AUTO, "--tensor-parallel-size", "2", "--gpu-memory-utilization", "0.82"],
         {"CUDA_VISIBLE_DEVICES": "1,2"},
     ),
     Row(
         "all four cards",
         {"GPU": "0,1,2,3", "GPU_MEMORY_UTILIZATION": "0.3", "MAX_MODEL_LEN": "32768"},
         FOUR,
-        [*HEAD, "32768", "--tensor-parallel-size", "4", "--gpu-memory-utilization", "0.3"],
+        [*HEAD, "32768", *GATE, "--tensor-parallel-size", "4", "--gpu-memory-utilization", "0.3"],
         {"CUDA_VISIBLE_DEVICES": "0,1,2,3"},
     ),
     Row(
@@ -92,6 +111,7 @@ ROWS = [
                 "--max-model-len",
                 "auto",
             ),
+            *GATE,
             *("--trust-remote-code", "--gpu-memory-utilization", "0.3", "--max-num-seqs", "8"),
             *("--override-generation-config", '{"temperature": 0}'),
         ],
@@ -100,13 +120,13 @@ ROWS = [
         "a CPU with bf16",
         {"PROFILE": "cpu", "FLAGS": "avx512_bf16"},
         [],
-        [*HEAD, "auto", "--enforce-eager", "--kv-cache-memory-bytes", "2G"],
+        [*AUTO, "--enforce-eager", "--kv-cache-memory-bytes", "2G"],
     ),
     Row(
         "a CPU without bf16, a share of its RAM",
         {"PROFILE": "cpu", "FLAGS": "avx2", "GPU_MEMORY_UTILIZATION": "0.4"},
         [],
-        [*HEAD, "auto", "--enforce-eager", "--dtype", "float32", "--gpu-memory-utilization", "0.4"],
+        [*AUTO, "--enforce-eager", "--dtype", "float32", "--gpu-memory-utilization", "0.4"],
     ),
 ]
 

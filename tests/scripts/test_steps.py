@@ -226,9 +226,8 @@ def test_a_session_of_somebody_else_is_left_alone(tmux: Shell) -> None:
 
 
 def test_a_server_that_dies_is_told_at_once_with_its_error(tmux: Shell) -> None:
-    executable(
-        tmux.home / "base/.venv/bin/vllm",
-        "echo '(APIServer pid=1) INFO fine'; echo '(EngineCore pid=2) ERROR x] ValueError: not enough 内存'; exit 1",
+    tmux.vllm(
+        "echo '(APIServer pid=1) INFO fine'; echo '(EngineCore pid=2) ERROR x] ValueError: not enough 内存'; exit 1"
     )
     model(tmux.home / "base/models/SmolLM2-135M-Instruct")
     done = tmux.script("tmux-start", API_KEY="k", timeout=20)
@@ -246,7 +245,7 @@ def test_the_reason_is_the_error_and_not_its_frame(tmux: Shell) -> None:
         "RuntimeError: Engine core initialization failed. See root cause above.",
     ]
     said = "\n".join(f"echo '{line}'" for line in lines)
-    executable(tmux.home / "base/.venv/bin/vllm", f"{said}\nexit 1")
+    tmux.vllm(f"{said}\nexit 1")
     model(tmux.home / "base/models/SmolLM2-135M-Instruct")
     done = tmux.script("tmux-start", API_KEY="k", timeout=20)
     assert done.returncode == 1
