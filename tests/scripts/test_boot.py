@@ -87,3 +87,4 @@ def test_a_container_has_neither(shell: Shell) -> None:
         (path / tool).symlink_to(shell.run("which", tool).stdout.strip())
     done = shell.script("boot-on", PATH=path)
     assert done.returncode == 1
+    assert "E38 " in done.stderr, done.stderr
