@@ -19,7 +19,7 @@ args=("$MODEL_DIR" --served-model-name "$SERVED_MODEL_NAME" "$MODEL_DIR" --host 
 args+=(--max-model-len "$MAX_MODEL_LEN")
 # The key on every route but /health; requests in flight get 30 s when it is stopped.
 args+=(--middleware runbook_gate.Gate --disable-fastapi-docs --shutdown-timeout 30)
-args+=(--disable-access-log-for-endpoints /health,/metrics) # the watch asks them every five seconds
+args+=(--disable-access-log-for-endpoints '/health,/metrics') # the watch asks them every five seconds
 [[ $TRUST_REMOTE_CODE == false ]] || args+=(--trust-remote-code)
 if embeds; then
   [[ $VLLM_EXTRA_ARGS == *--runner* ]] || args+=(--runner pooling)

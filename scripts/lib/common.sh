@@ -99,11 +99,15 @@ interrupted() {
 
 write() { # write FILE: standard input becomes FILE, readable by its owner alone, whole or not at all
   printf '    $ %s\n' "$(pick "写入" "write") $(quote "$1")"
-  dry && { cat >/dev/null; } || (
-    umask 077
-    cat >"$1.new.$$"
-    mv "$1.new.$$" "$1"
-  )
+  if dry; then
+    cat >/dev/null
+  else
+    (
+      umask 077
+      cat >"$1.new.$$"
+      mv "$1.new.$$" "$1"
+    )
+  fi
 }
 
 find_python() { # the first Python that vLLM supports (3.11 to 3.14), the usual one first
