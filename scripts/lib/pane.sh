@@ -20,17 +20,21 @@ stop_all() { # supervisor ends the server, then itself
 
 hung_up() { # the session has been closed, or the tmux server has died
   trap '' HUP INT
-  sleep 0.5
-  if kill -0 "$keeper" 2>/dev/null || wait "$keeper"; then
-    stop_all
-  else
+  for _ in {1..15}; do # the client may need a moment
+    sleep 0.2
+    [[ ! -e $SERVER_ID.lost ]] || break
+  done
+  if [[ -e $SERVER_ID.lost ]]; then
     show_in_tmux "$session" -S "$socket" >/dev/null 2>&1 || true
+  else
+    stop_all
   fi
   exit 0
 }
 
-# Its exit code tells a tmux server that ends in order from one that was killed.
-setsid tmux -S "$socket" wait-for "runbook-$$" >/dev/null 2>&1 &
+# A client of the tmux server fails when that is killed, and not when it ends in order or the session is closed.
+rm -f "$SERVER_ID.lost"
+setsid bash -c 'tmux -S "$1" wait-for "$2" >/dev/null 2>&1 || : >"$3"' - "$socket" "runbook-$$" "$SERVER_ID.lost" &
 keeper=$!
 trap stop_all INT
 trap hung_up HUP TERM
@@ -51,4 +55,4 @@ while :; do
   [[ -z $stopping && -e $SERVER_ID.supervisord.pid ]] || break
   echo "==== $(pick "supervisor 被杀死，重新启动" "supervisor was killed and is started again")"
 done
-kill "$keeper" 2>/dev/null || true
+tmux -S "$socket" wait-for -S "runbook-$$" 2>/dev/null || kill "$keeper" 2>/dev/null || true
