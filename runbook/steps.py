@@ -156,6 +156,12 @@ def deploy(dry: bool, first: str | None, last: str | None) -> None:
         )
 
 
+def flags(**given: bool | int | str) -> list[str]:
+    """A task's words as its script reads them: --name where it is True, --name VALUE where it has one."""
+    pairs = ((f"--{name.replace('_', '-')}", value) for name, value in given.items() if value)
+    return [word for name, value in pairs for word in ([name] if value is True else [name, str(value)])]
+
+
 def foreground(name: str, *args: str) -> None:
     """A script that is no step of deploy; Ctrl-C is the way to end it. Raises Exit."""
     try:
