@@ -134,13 +134,13 @@ def ragflow_notes(c: Context) -> None:
 @task(help={"json": "输出 JSON · Print JSON"})
 def plan(c: Context, json: bool = False) -> None:
     """规划显存 · What fits: card, share of memory, context."""
-    steps.foreground("plan", *(["--json"] if json else []))
+    steps.tool("plan", *steps.flags(json=json))
 
 
 @task(help={"log": "改看这个日志 · Another log", "json": "输出 JSON · Print JSON"})
 def doctor(c: Context, log: str = "", json: bool = False) -> None:
     """诊断失败原因 · Why it failed, and what mends it."""
-    steps.foreground("doctor", *(["--log", log] if log else []), *(["--json"] if json else []))
+    steps.tool("doctor", *steps.flags(log=log, json=json))
 
 
 @task(
@@ -152,8 +152,7 @@ def doctor(c: Context, log: str = "", json: bool = False) -> None:
 )
 def ragflow_check(c: Context, base_url: str = "", model: str = "", max_tokens: int = 0) -> None:
     """6 检查 RAGFlow 所需 · Check all that RAGFlow will ask of the server."""
-    given = {"--base-url": base_url, "--model": model, "--max-tokens": str(max_tokens or "")}
-    steps.tool("ragflow-check", *(word for pair in given.items() if pair[1] for word in pair))
+    steps.tool("ragflow-check", *steps.flags(base_url=base_url, model=model, max_tokens=max_tokens))
 
 
 @task(
@@ -164,7 +163,7 @@ def ragflow_check(c: Context, base_url: str = "", model: str = "", max_tokens: i
 )
 def ragflow_register(c: Context, base_url: str = "", remove: bool = False) -> None:
     """6 在 RAGFlow 中登记 · Register the server in RAGFlow, and ask it there."""
-    steps.tool("ragflow-register", *(["--base-url", base_url] if base_url else []), *(["--remove"] if remove else []))
+    steps.tool("ragflow-register", *steps.flags(base_url=base_url, remove=remove))
 
 
 @task(

@@ -156,9 +156,10 @@ def deploy(dry: bool, first: str | None, last: str | None) -> None:
         )
 
 
-def flags(**given: bool | str) -> list[str]:
-    """A task's words as a script reads them: --name where it is True, --name VALUE where it has one."""
-    return [word for name, value in given.items() if value for word in (f"--{name}", value) if isinstance(word, str)]
+def flags(**given: bool | int | str) -> list[str]:
+    """A task's words as its script reads them: --name where it is True, --name VALUE where it has one."""
+    pairs = ((f"--{name.replace('_', '-')}", value) for name, value in given.items() if value)
+    return [word for name, value in pairs for word in ([name] if value is True else [name, str(value)])]
 
 
 def foreground(name: str, *args: str) -> None:

@@ -35,6 +35,7 @@ hung_up() { # the session has been closed, or the tmux server has died
 
 # A client of the tmux server fails when that is killed, and not when it ends in order or the session is closed.
 rm -f "$SERVER_ID.lost"
+# shellcheck disable=SC2016 # the shell that it starts expands them
 setsid bash -c 'tmux -S "$1" wait-for "$2" >/dev/null 2>&1 || : >"$3"' - "$socket" "runbook-$$" "$SERVER_ID.lost" &
 keeper=$!
 trap stop_all INT

@@ -41,7 +41,7 @@ def test_the_first_deploy_ends_with_an_answer(deployed: Deployment) -> None:
 
 def test_the_first_log_is_short_and_has_no_noise(deployed: Deployment) -> None:
     lines = deployed.first.stdout.splitlines()
-    assert len(lines) < 120
+    assert len(lines) < 140, "150 packages, one a line, would be noise"
     assert not [line for line in lines if "\r" in line or "\x1b" in line or line.startswith(" + ")]
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from runbook.checks import STEPS
+from runbook.steps import flags
 from tests.conftest import Shell, copy_checkout, snapshot
 from tests.scripts.test_steps import model
 
@@ -188,3 +189,19 @@ def _read(path: Path) -> bytes:
         return path.read_bytes()
     except OSError:
         return b""
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({}, []),
+        ({"verify": False, "base_url": "", "max_tokens": 0}, []),
+        ({"verify": True}, ["--verify"]),
+        (
+            {"base_url": "http://a b/v1", "max_tokens": 1, "remove": True},
+            ["--base-url", "http://a b/v1", "--max-tokens", "1", "--remove"],
+        ),
+    ],
+)
+def test_a_tasks_words_reach_its_script(given: dict[str, bool | int | str], words: list[str]) -> None:
+    assert flags(**given) == words
