@@ -16,6 +16,7 @@ if [[ -n $(server_pids) ]]; then
   server_pids | xargs -r kill -KILL 2>/dev/null || true
   gone_within 30 || true
 fi
+! logged "$(count_of offset)" | grep -q 'Application startup complete' || crashes=0 # ready between two looks of the watch
 if ((crashes >= 3)); then
   reason "$(count_of offset)" >"$SERVER_ID.failed"
   kill -TERM "$PPID" # supervisor: with it everything ends

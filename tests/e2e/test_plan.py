@@ -107,7 +107,7 @@ def test_the_kv_cache_is_counted_as_vllm_counts_it(
     assert tokens == pytest.approx(said[name][0], rel=0.01)
 
 
-@pytest.mark.parametrize("share", ["auto", "0.15", "0.3"])
+@pytest.mark.parametrize("share", ["auto", "0.3"])
 def test_the_plan_agrees_with_the_server_that_then_runs(
     share: str, deployed: Deployment, capsys: pytest.CaptureFixture[str]
 ) -> None:

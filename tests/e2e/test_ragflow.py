@@ -1,6 +1,7 @@
 """What RAGFlow needs of the real vLLM: every question of ragflow-check, every trap, and a registration that answers."""
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import httpx
 import pytest
@@ -90,28 +91,6 @@ def test_from_inside_the_container(running: Deployment) -> None:
         assert done.returncode == (1 if "✗" in said else 0)
 
 
-def test_a_server_for_this_machine_only(deployed: Deployment) -> None:
-    """It listens on 127.0.0.1 for real: from here all is well, from a container nothing is reached."""
-    shell = deployed.shell
-    own = Shell(shell.home, shell.root, {**shell.settings, "HOST": "127.0.0.1"})
-    assert shell.inv("stop", timeout=120).returncode == 0
-    assert own.inv("tmux-start", timeout=300).returncode == 0
-    try:
-        done = check(Deployment(own, deployed.first))
-        assert done.returncode == 0, done.stderr
-        assert "! reach  HOST=127.0.0.1  no container and no other machine reaches it: HOST=0.0.0.0" in done.stdout
-        inside = container(own, "printf 000; exit 7")
-        assert check(Deployment(inside, deployed.first)).returncode == 1
-        there = Ragflow(docker=True)
-        with ragflow(there) as url:
-            done = own.inv("ragflow-register", RAGFLOW_URL=url, RAGFLOW_API_KEY=TOKEN, timeout=120)
-        assert done.returncode == 1
-        assert "E45 " in done.stderr
-        assert there.providers == {}
-    finally:
-        assert own.inv("stop", timeout=120).returncode == 0
-
-
 @pytest.mark.parametrize("version", ["0.27.0", "0.26.0", "0.24.0"])
 @pytest.mark.parametrize("docker", [False, True])
 def test_registered_the_model_answers_through_ragflow(version: str, docker: bool, running: Deployment) -> None:
@@ -139,12 +118,13 @@ def test_registered_the_model_answers_through_ragflow(version: str, docker: bool
 
 
 @pytest.fixture
-def second(running: Deployment, free_port: Callable[[], int]) -> Iterator[Callable[[str, str], Shell]]:
+def second(running: Deployment, free_port: Callable[[], int]) -> Iterator[Callable[..., Shell]]:
     """Starts another server of the same model beside the first, with other options."""
     started: list[Shell] = []
 
-    def start(name: str, options: str) -> Shell:
-        own = {"PORT": free_port(), "TMUX_SESSION": name, "LOG_DIR": running.base / name, "VLLM_EXTRA_ARGS": options}
+    def start(name: str, options: str, host: str = "0.0.0.0") -> Shell:
+        own: dict[str, object] = {"PORT": free_port(), "HOST": host, "TMUX_SESSION": name}
+        own |= {"LOG_DIR": running.base / name, "VLLM_EXTRA_ARGS": options}
         shell = Shell(running.shell.home, running.shell.root, {**running.shell.settings, **own})
         started.append(shell)
         done = shell.inv("tmux-start", timeout=300)
@@ -156,7 +136,7 @@ def second(running: Deployment, free_port: Callable[[], int]) -> Iterator[Callab
         assert shell.inv("stop", timeout=120).returncode == 0
 
 
-def test_the_same_model_served_for_embedding(second: Callable[[str, str], Shell], running: Deployment) -> None:
+def test_the_same_model_served_for_embedding(second: Callable[..., Shell], running: Deployment) -> None:
     shell = second("vllm-embed", "--runner pooling")
     done = shell.inv("curl-test", timeout=120)
     assert done.returncode == 0, done.stderr
@@ -179,16 +159,27 @@ def test_the_same_model_served_for_embedding(second: Callable[[str, str], Shell]
     assert there.providers == {}
 
 
-def test_tool_calls_are_registered_where_the_server_takes_them(
-    second: Callable[[str, str], Shell], running: Deployment
+def test_a_server_for_this_machine_only_that_takes_tool_calls(
+    second: Callable[..., Shell], running: Deployment
 ) -> None:
-    shell = second("vllm-tools", "--enable-auto-tool-choice --tool-call-parser hermes")
+    """It listens on 127.0.0.1 for real: from here all is well, from a container nothing is reached."""
+    shell = second("vllm-tools", "--enable-auto-tool-choice --tool-call-parser hermes", "127.0.0.1")
     done = check(Deployment(shell, running.first))
     assert done.returncode == 0, done.stderr
+    assert "! reach  HOST=127.0.0.1  no container and no other machine reaches it: HOST=0.0.0.0" in done.stdout
     assert "off in the server" not in done.stdout, "taken; whether a model this small calls one is another matter"
+    inside = container(shell, "printf 000; exit 7")
+    assert check(Deployment(inside, running.first)).returncode == 1
+    ours: dict[str, Any] = {"RAGFLOW_API_KEY": TOKEN, "timeout": 120}
+    there = Ragflow(docker=True)
+    with ragflow(there) as url:
+        done = shell.inv("ragflow-register", RAGFLOW_URL=url, **ours)
+    assert done.returncode == 1
+    assert "E45 " in done.stderr
+    assert there.providers == {}
     there = Ragflow()
     with ragflow(there) as url:
-        done = shell.inv("ragflow-register", timeout=300, RAGFLOW_URL=url, RAGFLOW_API_KEY=TOKEN)
+        done = shell.inv("ragflow-register", RAGFLOW_URL=url, **ours)
         assert done.returncode == 0, done.stderr
         assert there.providers["VLLM"]["vllm-tools"]["models"][NAME]["extra"]["is_tools"] is True
-        assert shell.inv("ragflow-register", "--remove", RAGFLOW_URL=url, RAGFLOW_API_KEY=TOKEN).returncode == 0
+        assert shell.inv("ragflow-register", "--remove", RAGFLOW_URL=url, **ours).returncode == 0

@@ -160,6 +160,22 @@ def test_stop_after_the_supervisor_was_killed(running: Deployment) -> None:
     assert not listening(running.port)
 
 
+def test_a_server_that_can_no_longer_start_ends_as_failed_with_the_reason(running: Deployment) -> None:
+    config, aside = running.model / "config.json", running.model / "config.json.aside"
+    config.rename(aside)
+    try:
+        os.kill(status(running)["pid"], signal.SIGKILL)
+        took = wait_for(lambda: status(running)["state"] == "failed", 180, "it goes on trying")
+    finally:
+        aside.rename(config)
+    found = status(running)
+    assert found["restarts"] == 3
+    assert "config.json" in found["phase"], found
+    assert not running.processes()
+    assert not listening(running.port)
+    print(f"three starts in vain: failed after {took:.0f} s")
+
+
 def test_a_port_thief_between_check_and_start(running: Deployment) -> None:
     """The port is free when it is looked at, and taken before vLLM binds it, some ten seconds later."""
     assert running.shell.inv("stop", timeout=120).returncode == 0
