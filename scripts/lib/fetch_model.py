@@ -263,7 +263,8 @@ def fetch(folder: Path, model: str, revision: str, verify: bool) -> None:
     todo = compare(folder, files, [name for name in open_ones if (folder / name).is_file()])
     if verify:
         missing = [name for name in open_ones if not (folder / name).is_file()]
-        keep(complete=not (todo or missing))
+        if manifest or not (todo or missing):  # a folder that is somebody's, and differs, stays as it is
+            keep(complete=not (todo or missing))
         if todo or missing:
             fail("E13", folder=folder, problem=tr("缺少或哈希不符：", "missing or wrong: ") + ", ".join(missing + todo))
         return

@@ -440,6 +440,13 @@ def test_a_folder_copied_in_by_hand(download: Download) -> None:
     (copied / "model-00001-of-00003.safetensors").unlink()
     shutil.copy(download.hub.folder / "model-00001-of-00003.safetensors", copied)
     before = download.sent
+    mine = (copied / "config.json").read_bytes()
+    (copied / "config.json").write_bytes(mine + b"\n")
+    differs = download.run("--verify", MODEL_DIR=copied)
+    assert differs.returncode == 1
+    assert "config.json" in differs.stderr
+    assert not (copied / ".runbook-manifest.json").exists(), "somebody's own folder stays accepted as it is"
+    (copied / "config.json").write_bytes(mine)
     verified = download.run("--verify", MODEL_DIR=copied)
     assert verified.returncode == 0, verified.stderr
     assert download.sent == before, "compared with the listing, nothing fetched"
