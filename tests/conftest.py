@@ -122,6 +122,21 @@ def executable(path: Path, body: str) -> Path:
 
 
 @pytest.fixture
+def measured(record_property: Callable[[str, object], None]) -> Callable[[str], None]:
+    """measured(WORDS): what was measured, for the end of the run's output, whichever worker ran the test."""
+    return lambda words: record_property("measured", words)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """All that was measured, after the tests."""
+    reports = [report for found in terminalreporter.stats.values() for report in found]
+    properties = [pair for report in reports for pair in getattr(report, "user_properties", [])]
+    if rows := [words for name, words in properties if name == "measured"]:
+        terminalreporter.section("measured")
+        terminalreporter.write_line("\n".join(map(str, rows)))
+
+
+@pytest.fixture
 def shell(tmp_path: Path, free_port: Callable[[], int]) -> Shell:
     return Shell(tmp_path, settings={"BASE_DIR": tmp_path / "base", "PORT": free_port(), "PROFILE": "cpu"})
 

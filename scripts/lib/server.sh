@@ -9,7 +9,7 @@ server_pids() { { grep -lzxF -- "RUNBOOK_SERVER=$SERVER_ID" /proc/[0-9]*/environ
 main_pid() { # the API server among them; what a crash has left has none
   local pid
   for pid in $(server_pids); do
-    if tr '\0' ' ' <"/proc/$pid/cmdline" 2>/dev/null | grep -q '/vllm serve '; then echo "$pid" && return; fi
+    if tr '\0' ' ' 2>/dev/null <"/proc/$pid/cmdline" | grep -q '/vllm serve '; then echo "$pid" && return; fi
   done
 }
 
@@ -53,8 +53,8 @@ local_host() { # where this machine reaches the server
 log_owner() { # another server of ours that writes this log
   local pid
   for pid in $({ grep -lzxF "SERVER_LOG=$SERVER_LOG" /proc/[0-9]*/environ 2>/dev/null || true; } | cut -d/ -f3); do
-    tr '\0' '\n' <"/proc/$pid/environ" 2>/dev/null | sed -n 's/^RUNBOOK_SUPERVISOR=//p' | { grep -vxF -- "$SERVER_ID" || true; }
-  done | head -n 1
+    { tr '\0' '\n' 2>/dev/null <"/proc/$pid/environ" || true; } | sed -n 's/^RUNBOOK_SUPERVISOR=//p'
+  done | { grep -vxF -- "$SERVER_ID" || true; } | awk 'NR == 1'
 }
 
 loopback() { [[ $HOST == 127.* || $HOST == localhost || $HOST == ::1 ]]; }
@@ -90,7 +90,7 @@ show_in_tmux() { # show_in_tmux SESSION [OPTION…]: the session that keeps this
 supervisor_pid() { # the supervisor that keeps this server up, if it lives
   local pid
   pid=$(cat "$SERVER_ID.supervisord.pid" 2>/dev/null) || return 0
-  if tr '\0' '\n' <"/proc/$pid/environ" 2>/dev/null | grep -qxF -- "RUNBOOK_SUPERVISOR=$SERVER_ID"; then echo "$pid"; fi
+  if grep -qzxF -- "RUNBOOK_SUPERVISOR=$SERVER_ID" "/proc/$pid/environ" 2>/dev/null; then echo "$pid"; fi
 }
 
 all_pids() { # the server's processes, and those that keep it up; the pane is not one of them

@@ -84,11 +84,21 @@ def running(deployed: Deployment) -> Deployment:
     return deployed
 
 
+# Two workers, each with a deployment of its own; what needs none fills in where one is free.
+OF_ONE_DEPLOYMENT = {
+    "first": ["deploy", "doctor", "docs", "export", "guide"],
+    "second": ["plan", "ragflow", "stay"],
+}
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Everything here is slow."""
+    """Everything here is slow; the tests of one deployment stay together."""
     for item in items:
         if Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.slow)
+            for group, names in OF_ONE_DEPLOYMENT.items():
+                if item.path.stem.removeprefix("test_") in names:
+                    item.add_marker(pytest.mark.xdist_group(group))
 
 
 def listening(port: int) -> bool:

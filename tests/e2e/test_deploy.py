@@ -246,7 +246,9 @@ def test_every_step_interrupted_by_ctrl_c_and_then_finished(
         shutil.rmtree(tmp_path / "base", ignore_errors=True)  # gigabytes
 
 
-def test_each_script_by_hand_without_inv(free_port: Callable[[], int], tmp_path: Path) -> None:
+def test_each_script_by_hand_without_inv(
+    free_port: Callable[[], int], tmp_path: Path, measured: Callable[[str], None]
+) -> None:
     """In order with bash; no runner, so no uv either: pip installs the same locks."""
     root = copy_checkout(tmp_path / "clone")
     own = Shell(tmp_path, root, {"BASE_DIR": tmp_path / "base", "PORT": free_port()})
@@ -271,7 +273,7 @@ def test_each_script_by_hand_without_inv(free_port: Callable[[], int], tmp_path:
         own.script("stop", timeout=120)
         own.run("tmux", "kill-server")
         shutil.rmtree(tmp_path / "base", ignore_errors=True)  # gigabytes
-    print(f"seconds by hand: {began}")
+    measured(f"seconds by hand: {began}")
 
 
 def wait(condition: Callable[[], bool], seconds: float) -> None:

@@ -136,7 +136,7 @@ def download(shell: Shell, client: Path, source: Path) -> Iterator[Download]:
         yield Download(shell, served, environ)
 
 
-def test_what_lies_there_afterwards_is_what_the_site_lists(download: Download) -> None:
+def test_what_lies_there_afterwards_is_what_the_site_lists(download: Download, measured: Callable[[str], None]) -> None:
     done = download.run()
     assert done.returncode == 0, done.stderr
     assert "3 safetensors" in done.stdout
@@ -148,7 +148,7 @@ def test_what_lies_there_afterwards_is_what_the_site_lists(download: Download) -
     again = download.run()
     assert "is whole already" in again.stdout
     assert not download.hub.asked, "a folder that is proven needs no network"
-    print(f"proven again in {time.monotonic() - began:.2f} s, the shell's start included")
+    measured(f"proven again in {time.monotonic() - began:.2f} s, the shell's start included")
 
 
 def test_a_site_that_answers_ranges_with_200(download: Download) -> None:
@@ -159,7 +159,7 @@ def test_a_site_that_answers_ranges_with_200(download: Download) -> None:
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_a_bad_line_and_kills_change_nothing(seed: int, download: Download, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_bad_line_and_kills_change_nothing(seed: int, download: Download, measured: Callable[[str], None]) -> None:
     """Random cuts, stalls, server errors, wrong bytes and kill -9, until it is through: byte for byte the same."""
     dice, began = random.Random(seed), time.monotonic()
     download.hub.rate, download.hub.trouble = 2 * MIB, chaos(seed, often=0.3)
@@ -180,12 +180,10 @@ def test_a_bad_line_and_kills_change_nothing(seed: int, download: Download, capf
     assert download.identical()
     wrong = sum(count for name, count in download.hub.corrupted.items())
     twice = download.sent - download.size
-    with capfd.disabled():
-        print(
-            f"\n  seed {seed}: {kills} kills, {time.monotonic() - began:.0f} s, fetched twice {twice / MIB:.2f} MiB"
-            f" of {download.size / MIB:.0f}, of that after a wrong byte {wrong / MIB:.2f}",
-            end="",
-        )
+    measured(
+        f"seed {seed}: {kills} kills, {time.monotonic() - began:.0f} s, fetched twice {twice / MIB:.2f} MiB"
+        f" of {download.size / MIB:.0f}, of that after a wrong byte {wrong / MIB:.2f}"
+    )
     assert twice - wrong < download.size * 0.15, "what was in flight, and no more"
 
 

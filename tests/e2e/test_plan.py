@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +94,7 @@ def asked(deployed: Deployment, tmp_path_factory: pytest.TempPathFactory) -> tup
 
 @pytest.mark.parametrize("name", MODELS)
 def test_the_kv_cache_is_counted_as_vllm_counts_it(
-    name: str, asked: tuple[Path, dict[str, tuple[int, int]]], capsys: pytest.CaptureFixture[str]
+    name: str, asked: tuple[Path, dict[str, tuple[int, int]]], measured: Callable[[str], None]
 ) -> None:
     work, said = asked
     model = planning.read_model(work / str(list(MODELS).index(name)))
@@ -101,15 +102,14 @@ def test_the_kv_cache_is_counted_as_vllm_counts_it(
     cache = planning.cache_of(model, Memory("", 16 * GIB, 16 * GIB), wish)
     context = cache.longest(GIB // 4, model.longest)
     tokens = cache.at_once(GIB // 4, context) * context
-    with capsys.disabled():
-        print(f"\n{name}: plan {tokens:.0f} tokens, context {context}; vLLM {said[name]}")
+    measured(f"{name}: plan {tokens:.0f} tokens, context {context}; vLLM {said[name]}")
     assert context == said[name][1]
     assert tokens == pytest.approx(said[name][0], rel=0.01)
 
 
 @pytest.mark.parametrize("share", ["auto", "0.3"])
 def test_the_plan_agrees_with_the_server_that_then_runs(
-    share: str, deployed: Deployment, capsys: pytest.CaptureFixture[str]
+    share: str, deployed: Deployment, measured: Callable[[str], None]
 ) -> None:
     """Tokens of KV cache within 5 % of what the log of the real server says."""
     own = Shell(deployed.shell.home, deployed.shell.root, {**deployed.shell.settings, "GPU_MEMORY_UTILIZATION": share})
@@ -125,8 +125,7 @@ def test_the_plan_agrees_with_the_server_that_then_runs(
     found = re.findall(r"CPU KV cache size: ([\d,]+) tokens, Maximum concurrency for ([\d,]+) tokens", text)
     tokens, context = (int(word.replace(",", "")) for word in found[0])
     planned = plan["kv_cache_gib"] * GIB / (2 * 30 * 3 * 64 * 4)  # SmolLM2: K and V, layers, heads, size, bytes
-    with capsys.disabled():
-        print(f"\nutilisation {share}: plan {planned:.0f} tokens, vLLM {tokens}")
+    measured(f"utilisation {share}: plan {planned:.0f} tokens, vLLM {tokens}")
     assert planned == pytest.approx(tokens, rel=0.05)
     assert plan["max_model_len"] == context
     during = json.loads(own.inv("plan", "--json").stdout)

@@ -55,17 +55,19 @@ def supervisor(server: Deployment) -> int:
 
 
 @pytest.mark.parametrize("victim", ["/vllm serve ", "VLLM::EngineCore", "VLLM::Worker", "supervisor"])
-def test_kill_9_of_each_process(victim: str, running: Deployment) -> None:
+def test_kill_9_of_each_process(victim: str, running: Deployment, measured: Callable[[str], None]) -> None:
     before, old = running.server(), status(running)["pid"]
     pid = supervisor(running) if victim == "supervisor" else min(running.server(victim))
     os.kill(pid, signal.SIGKILL)
     took = ready_again(running, old)
     assert not before & running.server()
     assert status(running)["restarts"] >= 1
-    print(f"kill -9 of {victim.strip()}: ready again after {took:.0f} s")
+    measured(f"kill -9 of {victim.strip()}: ready again after {took:.0f} s")
 
 
-def test_kill_9_of_the_tmux_server_changes_nothing_but_the_session(running: Deployment) -> None:
+def test_kill_9_of_the_tmux_server_changes_nothing_but_the_session(
+    running: Deployment, measured: Callable[[str], None]
+) -> None:
     before = running.server()
     pid = int(running.shell.run("tmux", "display-message", "-p", "#{pid}").stdout)
     os.kill(pid, signal.SIGKILL)
@@ -73,7 +75,7 @@ def test_kill_9_of_the_tmux_server_changes_nothing_but_the_session(running: Depl
     assert running.server() == before
     assert status(running)["state"] == "ready"
     wait_for(lambda: "INFO" in running.shell.run("tmux", "capture-pane", "-p", "-t", "vllm-qwen3").stdout, 10, "no log")
-    print(f"kill -9 of the tmux server: a session again after {took:.0f} s")
+    measured(f"kill -9 of the tmux server: a session again after {took:.0f} s")
 
 
 def test_attach_shows_the_log_and_detaching_changes_nothing(running: Deployment) -> None:
@@ -88,12 +90,12 @@ def test_attach_shows_the_log_and_detaching_changes_nothing(running: Deployment)
     assert status(running)["state"] == "ready"
 
 
-def test_closing_the_session_ends_everything(running: Deployment) -> None:
+def test_closing_the_session_ends_everything(running: Deployment, measured: Callable[[str], None]) -> None:
     running.shell.run("tmux", "kill-session", "-t", "vllm-qwen3")
     took = wait_for(lambda: not running.processes(), 60, "something is left")
     assert not listening(running.port)
     assert status(running)["state"] == "stopped"
-    print(f"kill-session: all gone after {took:.0f} s")
+    measured(f"kill-session: all gone after {took:.0f} s")
 
 
 def test_ctrl_c_in_the_session_stops_it_for_good(running: Deployment) -> None:
@@ -104,7 +106,7 @@ def test_ctrl_c_in_the_session_stops_it_for_good(running: Deployment) -> None:
     assert not listening(running.port)
 
 
-def test_a_hung_engine_and_a_start_that_hangs_are_ended(running: Deployment) -> None:
+def test_a_hung_engine_and_a_start_that_hangs_are_ended(running: Deployment, measured: Callable[[str], None]) -> None:
     """SIGSTOP of the engine, then SIGTERM to the next instance while it warms up, which vLLM answers by hanging."""
     shell = running.shell
     assert shell.inv("stop", timeout=120).returncode == 0
@@ -115,12 +117,12 @@ def test_a_hung_engine_and_a_start_that_hangs_are_ended(running: Deployment) -> 
     began = time.monotonic()
     threading.Thread(target=complete, args=(running, 1), daemon=True).start()
     wait_for(lambda: status(running)["pid"] not in (old, None), 120, "the hung server was left alone")
-    print(f"SIGSTOP of the engine: ended and started anew after {time.monotonic() - began:.0f} s")
+    measured(f"SIGSTOP of the engine: ended and started anew after {time.monotonic() - began:.0f} s")
     wait_for(lambda: status(running)["phase"] == "looking at the model", 60, "it does not start")
     old = status(running)["pid"]
     os.kill(old, signal.SIGTERM)
     took = ready_again(running, old)
-    print(f"SIGTERM while it warms up: ready after {took:.0f} s")
+    measured(f"SIGTERM while it warms up: ready after {took:.0f} s")
     log = (running.base / "logs/vllm.log").read_text("utf-8")
     assert "==== requests are open, and not one token came for 15 s" in log
 
@@ -160,7 +162,9 @@ def test_stop_after_the_supervisor_was_killed(running: Deployment) -> None:
     assert not listening(running.port)
 
 
-def test_a_server_that_can_no_longer_start_ends_as_failed_with_the_reason(running: Deployment) -> None:
+def test_a_server_that_can_no_longer_start_ends_as_failed_with_the_reason(
+    running: Deployment, measured: Callable[[str], None]
+) -> None:
     config, aside = running.model / "config.json", running.model / "config.json.aside"
     config.rename(aside)
     try:
@@ -173,10 +177,10 @@ def test_a_server_that_can_no_longer_start_ends_as_failed_with_the_reason(runnin
     assert "config.json" in found["phase"], found
     assert not running.processes()
     assert not listening(running.port)
-    print(f"three starts in vain: failed after {took:.0f} s")
+    measured(f"three starts in vain: failed after {took:.0f} s")
 
 
-def test_a_port_thief_between_check_and_start(running: Deployment) -> None:
+def test_a_port_thief_between_check_and_start(running: Deployment, measured: Callable[[str], None]) -> None:
     """The port is free when it is looked at, and taken before vLLM binds it, some ten seconds later."""
     assert running.shell.inv("stop", timeout=120).returncode == 0
     start = subprocess.Popen(
@@ -199,7 +203,7 @@ def test_a_port_thief_between_check_and_start(running: Deployment) -> None:
         assert found["state"] == "failed"
         assert "Address already in use" in found["phase"]
         assert not running.server()
-    print(f"a port thief: told after {took:.0f} s")
+    measured(f"a port thief: told after {took:.0f} s")
 
 
 def test_a_full_log_disk_stops_nothing(running: Deployment, tmp_path: Path) -> None:
@@ -269,7 +273,7 @@ def raw(port: int, method: str, path: str, headers: dict[str, str]) -> int:
     return code
 
 
-def test_every_route_asks_for_the_key(running: Deployment) -> None:
+def test_every_route_asks_for_the_key(running: Deployment, measured: Callable[[str], None]) -> None:
     known = set(routes(running))
     assert len({path for _, path in known}) > 15, known
     tricks = ["//v1/models", "/V1/Models", "/v1/models/", "/v1/%6dodels", "/health/", "//health", "/health/../metrics"]
@@ -291,7 +295,7 @@ def test_every_route_asks_for_the_key(running: Deployment) -> None:
     assert raw(running.port, "GET", "/v1/models", key) == 200
     assert raw(running.port, "GET", "/metrics", key) == 200
     assert raw(running.port, "GET", "/docs", key) == 404
-    print(f"{len(calls)} calls, each without a key, with a wrong one and with tricks")
+    measured(f"{len(calls)} calls, each without a key, with a wrong one and with tricks")
 
 
 def resources(server: Deployment) -> Counter[str]:
@@ -304,7 +308,7 @@ def resources(server: Deployment) -> Counter[str]:
     return found
 
 
-def test_two_thousand_requests_of_all_kinds(running: Deployment) -> None:
+def test_two_thousand_requests_of_all_kinds(running: Deployment, measured: Callable[[str], None]) -> None:
     """Valid, cut off by the client, malformed, oversized, without a key: no valid one is lost, nothing grows."""
     url, key = f"http://127.0.0.1:{running.port}", {"Authorization": f"Bearer {running.key}"}
     for _ in range(3):
@@ -351,7 +355,7 @@ def test_two_thousand_requests_of_all_kinds(running: Deployment) -> None:
     wait_for(lambda: resources(running)["files"] <= before["files"] + 20, 60, f"{before} → {resources(running)}")
     assert resources(running)["processes"] == before["processes"]
     assert complete(running, 2) == 200
-    print(f"2000 requests in {took:.0f} s: {dict(seen)}; {dict(before)} → {dict(resources(running))}")
+    measured(f"2000 requests in {took:.0f} s: {dict(seen)}; {dict(before)} → {dict(resources(running))}")
 
 
 def test_logs_and_status_tell_of_it(running: Deployment) -> None:
