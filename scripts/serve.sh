@@ -77,9 +77,9 @@ if [[ -n $VLLM_EXTRA_ARGS ]]; then
   args+=("${extra[@]}")
 fi
 
-run export HF_HUB_OFFLINE=1 VLLM_NO_USAGE_STATS=1  # the model is local: nothing is asked of the internet
-run export "RUNBOOK_SERVER=$SERVER_ID" SPT_NOENV=1 # marks every process of this server, readably
-run unset PYTHONDONTWRITEBYTECODE                  # with it every start compiles all of vLLM anew: a minute lost
+run export HF_HUB_OFFLINE=1 VLLM_NO_USAGE_STATS=1                            # the model is local: nothing is asked of the internet
+run export "RUNBOOK_SERVER=$SERVER_ID" SPT_NOENV=1                           # marks every process of this server, readably
+run unset PYTHONDONTWRITEBYTECODE                                            # with it every start compiles all of vLLM anew: a minute lost
 run export "PYTHONPATH=$ROOT/scripts/lib/serving${PYTHONPATH:+:$PYTHONPATH}" # where the gate lies
 unset VLLM_API_KEY
 if [[ $API_KEY == none ]]; then

@@ -19,6 +19,6 @@ case $state in
 esac
 [[ -z $pid ]] || uptime=$(ps -o etimes= -p "$pid" | tr -d ' ')
 python=$(find_python) || exit 1
-STATE=$state PHASE=$phase PID=$pid URL=$(base_url)/v1 MODELS=$models STARTS=$starts UPTIME=$uptime LOG=$SERVER_LOG \
-  RUNBOOK_LANG=$(lang) "$python" "$ROOT/scripts/lib/status.py" "$@"
+export STATE=$state PHASE=$phase PID=$pid MODELS=$models STARTS=$starts UPTIME=$uptime LOG=$SERVER_LOG
+URL=$(base_url)/v1 RUNBOOK_LANG=$(lang) "$python" "$ROOT/scripts/lib/status.py" "$@"
 [[ $state == ready ]] || exit 1

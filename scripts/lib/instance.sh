@@ -7,7 +7,7 @@ source "$ROOT/scripts/lib/server.sh"
 trap 'exit 0' INT TERM
 
 crashes=$(count_of crashes) pauses=$(count_of pauses) starts=$(count_of starts) # watch.py resets the first two
-pause=$((pauses ? 5 << (pauses < 7 ? pauses - 1 : 6) : 0))                        # seconds: 0 5 10 20 … 320
+pause=$((pauses ? 5 << (pauses < 7 ? pauses - 1 : 6) : 0))                      # seconds: 0 5 10 20 … 320
 why=$(cat "$SERVER_ID.why" 2>/dev/null || true)
 rm -f "$SERVER_ID.why"
 [[ -z $why ]] || echo "==== $why"

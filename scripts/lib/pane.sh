@@ -21,7 +21,7 @@ stop_all() { # supervisor ends the server, then itself
 hung_up() { # the session has been closed, or the tmux server has died
   trap '' HUP INT
   kill -0 "$pid" 2>/dev/null || exit 0 # stop.sh has ended supervisor before
-  for _ in {1..15}; do # the client may need a moment
+  for _ in {1..15}; do                 # the client may need a moment
     sleep 0.2
     [[ ! -e $SERVER_ID.lost ]] || break
   done
