@@ -1,5 +1,7 @@
 """The runbook's table of contents: one task a step. What a step runs is scripts/NAME.sh; why is docs/*/*NAME.md."""
 
+import shlex
+
 from invoke import Collection, Context, task
 
 from runbook import steps
@@ -174,7 +176,7 @@ def ragflow_register(c: Context, base_url: str = "", remove: bool = False) -> No
 )
 def test(c: Context, fast: bool = False, args: str = "") -> None:
     """运行测试 · Run the tests."""
-    steps.script("dev/test", *(["-m", "not slow"] if fast else []), *args.split())
+    steps.script("dev/test", *(["-m", "not slow"] if fast else []), *shlex.split(args))
 
 
 @task
