@@ -130,7 +130,8 @@ def measured(record_property: Callable[[str, object], None]) -> Callable[[str], 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """All that was measured, after the tests."""
     reports = [report for found in terminalreporter.stats.values() for report in found]
-    properties = [pair for report in reports for pair in getattr(report, "user_properties", [])]
+    calls = [report for report in reports if getattr(report, "when", "") == "call"]
+    properties = [pair for report in calls for pair in report.user_properties]
     if rows := [words for name, words in properties if name == "measured"]:
         terminalreporter.section("measured")
         terminalreporter.write_line("\n".join(map(str, rows)))
