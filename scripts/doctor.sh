@@ -5,5 +5,11 @@
 set -euo pipefail
 source "$(dirname "$0")/lib/settings.sh"
 
+previous=''
+for word; do
+  [[ $word != --log=* ]] || previous=--log word=${word#*=}
+  [[ $previous != --log || -f $word ]] || die E36 "log=$word"
+  previous=$word
+done
 python=$(find_python) || exit 1
 RUNBOOK_LANG=$(lang) "$python" "$ROOT/scripts/lib/doctor.py" "$@" || exit 1 # it has said why

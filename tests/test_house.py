@@ -150,21 +150,6 @@ def test_the_name_tag_carries_the_version_of_the_cpu_build() -> None:
     assert f"\nVersion: {version}\n" in (folder / "METADATA").read_text()
 
 
-def test_both_languages_have_the_same_pages() -> None:
-    zh, en = ({path.name for path in (ROOT / "docs" / lang).glob("*.md")} for lang in ("zh", "en"))
-    assert zh == en
-    for name in zh:
-        blocks, headings = (
-            [
-                len(re.findall(pattern, (ROOT / "docs" / lang / name).read_text("utf-8"), re.MULTILINE))
-                for lang in ("zh", "en")
-            ]
-            for pattern in (r"^```", r"^#+ ")
-        )
-        assert blocks[0] == blocks[1], name
-        assert headings[0] == headings[1], name
-
-
 def test_every_link_in_the_docs_leads_somewhere() -> None:
     for page in [*(ROOT / "docs").rglob("*.md"), *ROOT.glob("*.md")]:
         for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text("utf-8")):

@@ -1,6 +1,7 @@
 """What the programs beside this file share: the reader's language, and how a known fault reaches the calling script."""
 
 import os
+import re
 import sys
 import tomllib
 from functools import cache
@@ -23,7 +24,8 @@ def text(key: str, **values: object) -> str:
     """The text `program.key` in the reader's language, with {names} filled in."""
     program, name = key.split(".")
     entry = texts()[program][name]
-    return tr(entry["zh"], entry["en"]).format(**values)
+    words = tr(entry["zh"], entry["en"]).format(**values)
+    return re.sub("(?<=[一-鿿]) (?=[一-鿿])", "", words)  # a value that is Chinese itself needs no space around it
 
 
 def fail(code: str, **values: object) -> NoReturn:

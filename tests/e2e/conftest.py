@@ -108,3 +108,12 @@ def listening(port: int) -> bool:
 
 def others_can_read(path: Path) -> bool:
     return bool(path.stat().st_mode & 0o044)
+
+
+DOCS = pytest.StashKey[list[str]]()
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """How much of the docs was executed, for the log of CI."""
+    for line in config.stash.get(DOCS, []):
+        terminalreporter.write_line(line)

@@ -320,3 +320,11 @@ def test_nothing_wrong(shell: Shell) -> None:
     assert "nothing wrong is seen" in done.stdout
     assert json.loads(shell.script("doctor", "--json").stdout) == []
     assert shell.script("doctor", "--log", "missing.log").returncode == 1
+
+
+@pytest.mark.parametrize("words", [["--log", "none.log"], ["--log=none.log"]])
+def test_a_log_that_is_not_there_is_a_known_fault(shell: Shell, words: list[str]) -> None:
+    done = shell.script("doctor", *words)
+    assert done.returncode == 1
+    assert "none.log does not exist" in done.stderr
+    assert "E36 docs/en/troubleshooting.md#e36" in done.stderr

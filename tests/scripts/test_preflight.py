@@ -147,10 +147,10 @@ def test_disk(free: float, state: str, shell: Shell) -> None:
     with machine(shell), patch("shutil.disk_usage", return_value=Usage(0, 0, int(free * 2**30))):
         (row,) = preflight.disks()
         assert row.state == state
-        assert "VENV_DIR MODEL_DIR still need 4.6 GiB" in row.seen
+        assert "4.6 GiB are still to come into VENV_DIR MODEL_DIR" in row.seen
         (shell.home / "base/.venv").mkdir(parents=True)
         (shell.home / "base/.venv/.runbook-lock").touch()
-        assert "MODEL_DIR still need 0.6 GiB" in next(preflight.disks()).seen
+        assert "0.6 GiB are still to come into MODEL_DIR" in next(preflight.disks()).seen
 
 
 @pytest.mark.parametrize(("gpu", "size", "state"), [("0", 64, "ok"), ("0", 16, "warn"), ("0,1", 64, "warn")])
