@@ -3,6 +3,8 @@
 import os
 import shlex
 import tomllib
+from collections.abc import Iterable
+from difflib import get_close_matches
 from functools import cache
 from typing import Any
 
@@ -38,6 +40,12 @@ def lang() -> str:
 def tr(zh: str, en: str) -> str:
     """The one of the two that the reader reads."""
     return zh if lang() == "zh" else en
+
+
+def near(word: str, known: Iterable[str]) -> str:
+    """Did you mean …, where one of the known words is like it; else nothing."""
+    found = get_close_matches(word, list(known), 1)
+    return tr(f"（是不是 {found[0]}？）", f" (did you mean {found[0]}?)") if found else ""
 
 
 @cache

@@ -1,6 +1,7 @@
 """What the programs beside this file share: the reader's language, and how a known fault reaches the calling script."""
 
 import os
+import signal
 import sys
 import tomllib
 from functools import cache
@@ -24,6 +25,11 @@ def text(key: str, **values: object) -> str:
     program, name = key.split(".")
     entry = texts()[program][name]
     return tr(entry["zh"], entry["en"]).format(**values)
+
+
+def end_with_the_reader() -> None:
+    """Where nobody reads on (`… | head`), end as every command does. To be called when the network is done with."""
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
 
 
 def fail(code: str, **values: object) -> NoReturn:
