@@ -60,8 +60,8 @@ class Fault(Exit):
     def __init__(self, code: str, **values: Any) -> None:
         self.fault, self.values = code, values
         what, fix = (texts()[code][part][lang()] for part in ("what", "fix"))
+        fix = fix.replace("./inv ", inv(""))
         for name, value in values.items():
             what, fix = (text.replace("{" + name + "}", str(value)) for text in (what, fix))
-        fix = fix.replace("./inv ", inv(""))
         page = f"docs/{lang()}/troubleshooting.md#{code.lower()}"
         super().__init__(f"✗ {what}\n  → {fix}\n  {code} {page}", code=1)

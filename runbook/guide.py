@@ -153,13 +153,14 @@ def offer(name: str, question: str, do: Callable[[], None]) -> bool:
     return False
 
 
-def take(name: str, place: str, again: str, dry: bool) -> str:
-    """One step: its page and command, the question, the result. Answers done (before), run, skipped or shown."""
-    settings = load()
-    if not dry and (check := STEPS[name]) and check(settings):
+def take(name: str, again: str, dry: bool) -> bool:
+    """One step: its page and command, the question, the result, the proof. False when it was skipped."""
+    settings, check, place = load(), STEPS[name], f"[{list(STEPS).index(name) + 1}/{len(STEPS)}] "
+    if not dry and check and check(settings):
         steps.run(name, place=place)
-        return "done"
-    title, what = beginning(text_of(name))
+        return True
+    page = text_of(name)
+    title, what = beginning(page)
     print(f"\n── {place}{name} · {title} ─────────────", end="\n\n")
     show(what)
     commands, screen = preview(name, settings), shutil.get_terminal_size()
@@ -169,59 +170,47 @@ def take(name: str, place: str, again: str, dry: bool) -> str:
         raise Quit
     print(tr("\n命令：", "\nThe commands:"), commands, sep="\n")
     if dry:
-        return "shown"
-    question = tr(f"执行 {name}？", f"Run {name}?")
-    return "run" if offer(name, question, lambda: steps.run(name, place=place, again=again)) else "skipped"
+        return True
+    if not offer(name, tr(f"执行 {name}？", f"Run {name}?"), lambda: steps.run(name, place=place, again=again)):
+        return False
+    how, proof, expected = verifying(page)
 
+    def prove() -> None:
+        print(tr("正在执行，可能要等一会儿……", "Running; this may take a while…"))
+        steps.script("lib/shell", proof, settings=load(), again=again)
 
-def verify(name: str, again: str) -> None:
-    """The Verify section of the step's page: its commands, the question, their output, and what to expect."""
-    how, commands, expected = verifying(text_of(name))
-    if commands:
-        print()
-        show(how)
-        question = tr("执行这些命令来验证？", "Run these commands to verify it?")
-        if offer(name, question, lambda: steps.script("lib/shell", commands, settings=load(), again=again)):
-            print(tr("\n预期：", "\nExpected:"))
-            show(expected)
+    print()
+    show(how)
+    if proof and offer(name, tr("执行这些命令来验证？", "Run these commands to verify it?"), prove):
+        print(tr("\n预期：", "\nExpected:"))
+        show(expected)
+    return True
 
 
 def deploy(dry: bool, first: str | None, last: str | None) -> None:
     """Every step with its page and a question. Raises Exit: 0 only when all is done, or an answer came."""
     dry = dry or steps.dry_wanted()
-    names, began, skipped = steps.chosen(first, last), time.monotonic(), []
+    names, began, skipped, left = steps.chosen(first, last), time.monotonic(), [], False
     if not (dry or sys.stdin.isatty()):
         raise Fault("E76")
+    sys.stdin.reconfigure(errors="replace")  # type: ignore[union-attr]  # what is no UTF-8 is an unknown answer
     steps.opening(load())
-
-    def onward(name: str) -> str:
-        return inv(f"deploy --step --from {name}" + (f" --to {last}" if last else ""))
-
-    at = names[0]
+    again = ""
     try:
-        for name, after in zip(names, [*names[1:], ""], strict=True):
-            at = name
-            outcome = take(name, f"[{list(STEPS).index(name) + 1}/{len(STEPS)}] ", onward(name), dry)
-            if outcome == "skipped":
-                skipped.append(name)
-            at = after or name
-            if outcome == "run":
-                verify(name, onward(at))
+        for name in names:
+            again = inv(f"deploy --step --from {name}" + (f" --to {last}" if last else ""))
+            if not take(name, again, dry):
+                skipped.append(inv(name))
     except KeyboardInterrupt:
         print()
-        raise steps.Interrupted(onward(at)) from None
+        raise steps.Interrupted(again) from None
     except Quit:
-        print(tr(f"先到这里，做完的都已保留。接着做：{onward(at)}", f"What is done stays done. To go on: {onward(at)}"))
-        _tell(skipped)
-        raise Exit(code=1) from None
+        left = True
+        print(tr(f"先到这里，做完的都已保留。接着做：{again}", f"What is done stays done. To go on: {again}"))
     print()
-    _tell(skipped)
-    if skipped and ("curl-test" in skipped or "curl-test" not in names):
+    if skipped:
+        print(tr(f"跳过了 {len(skipped)} 步，补做：", "Skipped; to do it later: ") + ", ".join(skipped))
+    answered = "curl-test" in names and inv("curl-test") not in skipped
+    if left or (skipped and not answered):
         raise Exit(code=1)
     steps.closing(dry, last, began)
-
-
-def _tell(skipped: list[str]) -> None:
-    if skipped:
-        ways = ", ".join(inv(name) for name in skipped)
-        print(tr(f"跳过了 {len(skipped)} 步，补做用：{ways}", f"Skipped; to do it later: {ways}"))
