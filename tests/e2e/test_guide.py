@@ -1,5 +1,6 @@
 """The guided first day on the real thing, in a terminal: every prompt from the first to the last, in Chinese."""
 
+import re
 import shlex
 
 from tests.conftest import terminal
@@ -32,7 +33,8 @@ def test_step_by_step_with_skip_explain_quit_and_resume(deployed: Deployment) ->
         person.expect_exact("执行 port-check？")
         person.sendline("退出")
         person.expect(r"接着做：\./inv (deploy --step --from port-check)\r\n")
-        resume = shlex.split(str(person.match[1]))
+        assert isinstance(person.match, re.Match)
+        resume = shlex.split(person.match[1])
         person.expect_exact("补做：./inv mkdirs")
     assert person.exitstatus == 1, "there is no answer yet"
     assert not listening(deployed.port)
