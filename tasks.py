@@ -1,22 +1,39 @@
 """The runbook's table of contents: one task a step. What a step runs is scripts/NAME.sh; why is docs/*/*NAME.md."""
 
+import re
 import shlex
+import signal
+import sys
 
 from invoke import Collection, Context, task
 
-from runbook import steps
+from runbook import guide, steps
+
+signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `./inv … | head` ends as every command does
+# Invoke has no positional word that may be left out: where it is, it is no positional one.
+STEP = [] if re.search(r" explain( (-l ?|--lang[ =])\S+)?$", " ".join(sys.argv)) else ["step"]
 
 
 @task(
     help={
         "dry": "只显示命令，不改变任何东西 · Only show the commands",
+        "step": "每一步先讲解再询问 · Explain each step, and ask",
         "from": "从这一步开始 · The step to begin with",
         "to": "到这一步为止 · The step to end with",
     }
 )
-def deploy(c: Context, dry: bool = False, from_: str | None = None, to: str | None = None) -> None:
+def deploy(c: Context, dry: bool = False, step: bool = False, from_: str | None = None, to: str | None = None) -> None:
     """按顺序完成全部步骤 · All the steps in order, to a real answer."""
-    steps.deploy(dry, from_, to)
+    (guide if step else steps).deploy(dry, from_, to)
+
+
+@task(
+    positional=STEP,
+    help={"step": "步骤名，不写则全部列出 · Left out: lists them", "lang": "语言 zh 或 en · Language, zh or en"},
+)
+def explain(c: Context, step: str | None = None, lang: str = "") -> None:
+    """讲解一步 · Show a step's page, and its commands with your settings."""
+    guide.explain(step or "", lang)
 
 
 @task
@@ -192,7 +209,7 @@ def lock(c: Context) -> None:
 
 
 namespace = Collection(
-    deploy, preflight, mkdirs, venv, install, download, port_check, serve, tmux_start, tmux_ls, tmux_attach,
+    deploy, explain, preflight, mkdirs, venv, install, download, port_check, serve, tmux_start, tmux_ls, tmux_attach,
     status, logs, stop, restart, boot_on, boot_off, curl_test, ragflow_notes, ragflow_check, ragflow_register,
     plan, doctor, test, lint,
 )  # fmt: skip

@@ -3,6 +3,8 @@
 import os
 import shlex
 import tomllib
+from collections.abc import Iterable
+from difflib import get_close_matches
 from functools import cache
 from typing import Any
 
@@ -40,6 +42,12 @@ def tr(zh: str, en: str) -> str:
     return zh if lang() == "zh" else en
 
 
+def near(word: str, known: Iterable[str]) -> str:
+    """Did you mean …, where one of the known words is like it; else nothing."""
+    found = get_close_matches(word, list(known), 1)
+    return tr(f"（是不是 {found[0]}？）", f" (did you mean {found[0]}?)") if found else ""
+
+
 @cache
 def texts() -> dict[str, dict[str, dict[str, str]]]:
     """Every fault as {code: {"title" | "what" | "fix": {"zh" | "en": text}}}."""
@@ -52,8 +60,8 @@ class Fault(Exit):
     def __init__(self, code: str, **values: Any) -> None:
         self.fault, self.values = code, values
         what, fix = (texts()[code][part][lang()] for part in ("what", "fix"))
+        fix = fix.replace("./inv ", inv(""))
         for name, value in values.items():
             what, fix = (text.replace("{" + name + "}", str(value)) for text in (what, fix))
-        fix = fix.replace("./inv ", inv(""))
         page = f"docs/{lang()}/troubleshooting.md#{code.lower()}"
         super().__init__(f"✗ {what}\n  → {fix}\n  {code} {page}", code=1)

@@ -11,7 +11,7 @@ from invoke.exceptions import Exit
 
 from runbook import ROOT
 from runbook.checks import STEPS
-from runbook.faults import Fault, inv, tr
+from runbook.faults import Fault, inv, near, tr
 from runbook.settings import Settings, load, rules
 
 
@@ -33,6 +33,16 @@ def purpose(name: str) -> str:
     return tr(lines[2], lines[1]).removeprefix("# ")
 
 
+def environ(name: str, settings: Settings | None, dry: bool) -> dict[str, str]:
+    """What a script finds in its environment."""
+    env = os.environ | (settings.env() if settings else {})
+    return env | {
+        "RUNBOOK_TASK": name,
+        "RUNBOOK_DRY": "1" if dry else "",
+        "RUNBOOK_BIN": str(Path(sys.executable).parent),
+    }
+
+
 def script(name: str, *args: str, settings: Settings | None = None, dry: bool = False, again: str = "") -> None:
     """Run scripts/NAME.sh on the terminal as it is, with the settings in its environment.
 
@@ -41,9 +51,7 @@ def script(name: str, *args: str, settings: Settings | None = None, dry: bool = 
     import sh
 
     sys.stdout.flush()
-    dry = dry or dry_wanted()
-    env = os.environ | (settings.env() if settings else {})
-    env |= {"RUNBOOK_TASK": name, "RUNBOOK_DRY": "1" if dry else "", "RUNBOOK_BIN": str(Path(sys.executable).parent)}
+    env = environ(name, settings, dry or dry_wanted())
     again = again or inv(name)
     try:
         sh.bash(str(ROOT / "scripts" / f"{name}.sh"), *args, _env=env, _fg=True)
@@ -113,12 +121,34 @@ def _run(name: str, *args: str, place: str, again: str) -> None:
     print(line("✓", found))
 
 
+def opening(settings: Settings) -> None:
+    """What deploy says first: for which server, and what the environment has said."""
+    given = " ".join(key for key in rules() if key in os.environ)
+    print(f"{settings.served_model_name} · {settings.profile} · {settings.host}:{settings.port} · {settings.env_file}")
+    if given:
+        print(tr(f"来自环境变量：{given}", f"from the environment: {given}"))
+
+
+def closing(dry: bool, last: str | None, began: float) -> None:
+    """What deploy says last."""
+    took = time.monotonic() - began
+    if dry:
+        print(tr("以上只是预览：什么都没有改变。", "That was the plan: nothing has been changed."))
+    elif last is None:
+        print(
+            tr(
+                f"部署完成（{took:.0f} 秒）。停止：{inv('stop')}",
+                f"Deployed in {took:.0f} s. To stop it: {inv('stop')}",
+            )
+        )
+
+
 def chosen(first: str | None, last: str | None) -> list[str]:
     """The steps from first to last, both included. Raises Fault E17."""
     names = list(STEPS)
     for name in (first, last):
         if name and name not in STEPS:
-            raise Fault("E17", step=name, steps=" ".join(names))
+            raise Fault("E17", step=name + near(name, names), steps=" ".join(names))
     picked = names[names.index(first or names[0]) : names.index(last or names[-1]) + 1]
     if not picked:
         raise Fault("E17", step=f"--from {first} --to {last}", steps=" ".join(names))
@@ -129,10 +159,7 @@ def deploy(dry: bool, first: str | None, last: str | None) -> None:
     """Every step in order; those that are done only say so. Raises Exit at the first that fails."""
     dry = dry or dry_wanted()
     names, settings, began = chosen(first, last), load(), time.monotonic()
-    given = " ".join(key for key in rules() if key in os.environ)
-    print(f"{settings.served_model_name} · {settings.profile} · {settings.host}:{settings.port} · {settings.env_file}")
-    if given:
-        print(tr(f"来自环境变量：{given}", f"from the environment: {given}"))
+    opening(settings)
     for name in names:
         place = f"[{list(STEPS).index(name) + 1}/{len(STEPS)}] "
         if not dry:
@@ -144,16 +171,7 @@ def deploy(dry: bool, first: str | None, last: str | None) -> None:
         except Exit as error:  # what would fail is told; the rest is still shown
             if isinstance(error, Interrupted):
                 raise
-    if dry:
-        print(tr("以上只是预览：什么都没有改变。", "That was the plan: nothing has been changed."))
-    elif last is None:
-        took = time.monotonic() - began
-        print(
-            tr(
-                f"部署完成（{took:.0f} 秒）。停止：{inv('stop')}",
-                f"Deployed in {took:.0f} s. To stop it: {inv('stop')}",
-            )
-        )
+    closing(dry, last, began)
 
 
 def flags(**given: bool | int | str) -> list[str]:

@@ -5,11 +5,13 @@ import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pexpect
 import pytest
 
 from runbook import ROOT
@@ -112,6 +114,26 @@ class Shell:
         executable(folder / "vllm", body)
         for name in ("python", "supervisord"):
             executable(folder / name, f'exec "{Path(sys.executable).parent / name}" "$@"')
+
+
+@contextmanager
+def terminal(shell: Shell, *words: str, **more: object) -> Iterator["pexpect.spawn[str]"]:
+    """./inv WORDS in a terminal of 24 lines and 80 columns; at the end it is waited for, and its exit code is known."""
+    person = pexpect.spawn(
+        str(shell.root / "inv"),
+        list(words),
+        env=shell.environ(**more),
+        cwd=str(shell.home),
+        dimensions=(24, 80),
+        encoding="utf-8",
+        codec_errors="replace",
+        timeout=20,
+    )
+    try:
+        yield person
+        person.expect(pexpect.EOF)
+    finally:
+        person.close()
 
 
 def executable(path: Path, body: str) -> Path:

@@ -84,7 +84,8 @@ die() {
 }
 
 unexpected() { # the way out of every command that failed without a word of ours
-  ((BASH_SUBSHELL == 0)) || exit "$1"
+  # 141: nobody reads on, as in … | head
+  ((BASH_SUBSHELL == 0 && $1 != 141)) || exit "$1"
   tell E99 "command=$2" "code=$1" "script=$(basename "$0")"
   exit 1
 }

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from machine import GIB, holder, leftovers, listener, ours, smi
-from words import text, tr
+from words import end_with_the_reader, text, tr
 
 ROOT = Path(__file__).resolve().parents[2]
 FAULTS: dict[str, dict[str, Any]] = tomllib.loads((ROOT / "runbook/faults.toml").read_text("utf-8"))
@@ -175,4 +175,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    end_with_the_reader()
     sys.exit(main())

@@ -18,7 +18,7 @@ from typing import Any
 
 from machine import GIB, Memory, UnknownError, gib, holders, ours, owner, read_cards, read_ram, together
 from model_folder import header, weights
-from words import text
+from words import end_with_the_reader, text
 
 ENOUGH = 65536  # tokens of KV cache: `auto` takes no more, and leaves the rest of the card to others
 LEAST = 2048  # tokens: a shorter context has no room for a question about a document
@@ -321,4 +321,5 @@ def main(mode: str) -> int:
 
 
 if __name__ == "__main__":
+    end_with_the_reader()
     sys.exit(main("".join(sys.argv[1:])))

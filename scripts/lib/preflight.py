@@ -24,7 +24,7 @@ from urllib.error import HTTPError
 from machine import GIB, holder, leftovers, listener, ours, smi
 from model_folder import check as whole
 from plan import make_plan
-from words import text
+from words import end_with_the_reader, text
 
 State = Literal["ok", "warn", "fail"]
 DRIVER = 580  # of NVIDIA, for CUDA 13, with which the locked vLLM is built; CUDA 12 and vLLM 0.19 want 525
@@ -182,6 +182,7 @@ def main() -> int:
     asked = network()
     next(asked)
     rows = [*system(), *disks(), *(cards() if os.environ["PROFILE"] == "gpu" else []), *server(), *filter(None, asked)]
+    end_with_the_reader()
     marks = {"ok": "✓", "warn": "!", "fail": "✗"}
     for one in rows:
         print(f"    {marks[one.state]} {one.name:<11}{one.seen}")

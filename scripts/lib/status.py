@@ -6,7 +6,7 @@ import sys
 from datetime import timedelta
 from typing import Any
 
-from words import tr
+from words import end_with_the_reader, tr
 
 
 def found() -> dict[str, Any]:
@@ -45,6 +45,7 @@ def table(values: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
+    end_with_the_reader()
     known = found()
     if "--json" in sys.argv[1:]:
         print(json.dumps(known, ensure_ascii=False, indent=2))

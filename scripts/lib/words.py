@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 import sys
 import tomllib
 from functools import cache
@@ -26,6 +27,11 @@ def text(key: str, **values: object) -> str:
     entry = texts()[program][name]
     words = tr(entry["zh"], entry["en"]).format(**values)
     return re.sub("(?<=[一-鿿]) (?=[一-鿿])", "", words)  # a value that is Chinese itself needs no space around it
+
+
+def end_with_the_reader() -> None:
+    """Where nobody reads on (`… | head`), end as every command does. To be called when the network is done with."""
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
 
 
 def fail(code: str, **values: object) -> NoReturn:

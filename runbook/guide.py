@@ -1,0 +1,216 @@
+"""The guide: explain, and deploy --step, which before each step shows its page and its command and asks."""
+
+import os
+import re
+import shutil
+import sys
+import termios
+import time
+import unicodedata
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import sh
+from invoke.exceptions import Exit
+
+from runbook import ROOT, steps
+from runbook.checks import STEPS
+from runbook.faults import Fault, inv, lang, near, tr
+from runbook.settings import Settings, load
+
+ANSWERS = {
+    "run": {"", "r", "run", "y", "yes", "是", "好", "运行", "执行"},
+    "skip": {"s", "skip", "n", "no", "否", "跳过"},
+    "explain": {"e", "explain", "?", "讲解", "解释", "说明"},
+    "quit": {"q", "quit", "exit", "退出"},
+}
+BASH = re.compile(r"^```bash.*\n((?:.*\n)*?)```$", re.MULTILINE)
+LINK = re.compile(r"\[([^\]]+)\]\((?!https?:)([^)\s]+)\)")
+
+
+def pages() -> dict[str, Path]:
+    """Every page that has a script, by the script's name, in the order of the docs."""
+    found = sorted((ROOT / "docs" / lang()).glob("*-*.md"))
+    named = {path.stem.partition("-")[2]: path for path in found}
+    return {name: path for name, path in named.items() if (ROOT / "scripts" / f"{name}.sh").is_file()}
+
+
+def text_of(name: str) -> str:
+    """The page of this script, in the reader's language. Raises Fault E75."""
+    known = pages()
+    if name not in known:
+        raise Fault("E75", step=name, near=near(name, known))
+    return known[name].read_text("utf-8")
+
+
+def show(markdown: str) -> None:
+    """Rendered on a terminal; else as it is."""
+    if not sys.stdout.isatty():
+        print(f"{markdown.strip()}\n")
+        return
+    from runbook.page import render
+
+    render(LINK.sub(_spelled_out, markdown))
+
+
+def _spelled_out(link: re.Match[str]) -> str:
+    """A link as words: a terminal has nothing to click on. What a fault's code leads to is told with the fault."""
+    words, page = link[1], link[2].partition("#")[0]
+    if re.fullmatch(r"E\d\d", words):
+        return words
+    name = Path(page).stem.partition("-")[2]
+    target = inv(f"explain {name}") if name in pages() else os.path.normpath(f"docs/{lang()}/{page}")
+    return words + tr(f"（`{target}`）", f" (`{target}`)")
+
+
+def explain(name: str, chosen: str) -> None:
+    """The page and its script with today's values; without a name, what can be explained. Raises Fault E75, E77."""
+    if chosen:
+        if chosen not in ("zh", "en"):
+            raise Fault("E77", option="--lang", value=chosen, allowed="zh, en")
+        os.environ["RUNBOOK_LANG"] = chosen
+    settings = load()
+    if not name:
+        for known, path in pages().items():
+            title = path.read_text("utf-8").partition("\n")[0].removeprefix("# ")
+            print(f"{inv('explain')} {known:<18}{title}")
+        return
+    show(text_of(name))
+    line = tr("按现在的设置运行 {}（这里只是预览）：", "With the settings of now, {} (only shown here):")
+    print(line.format(f"scripts/{name}.sh"))
+    with suppress(Exit):  # what it could not do now, it has said
+        steps.script(name, settings=settings, dry=True, again=inv(f"explain {name}"))
+
+
+def beginning(markdown: str) -> tuple[str, str]:
+    """The page's title, and what and why, short enough for one screen: its first paragraph."""
+    title, first, *_ = markdown.split("\n\n")
+    return title.removeprefix("# "), first
+
+
+def verifying(markdown: str) -> tuple[str, str, str]:
+    """The Verify section as (up to its last command, the commands, what to expect)."""
+    found = re.search(r"^## (?:Verify|验证)\n(.*?)(?=^## |\Z)", markdown, re.MULTILINE | re.DOTALL)
+    blocks = list(BASH.finditer(found[0])) if found else []
+    if not found or not blocks:
+        return "", "", ""
+    end = blocks[-1].end()
+    return found[0][:end], "".join(block[1] for block in blocks), found[0][end:]
+
+
+def preview(name: str, settings: Settings) -> str:
+    """The step's commands with today's values. A script that only looks shows none: then it is the command itself."""
+    path = str(ROOT / "scripts" / f"{name}.sh")
+    environ = steps.environ(name, settings, dry=True)
+    shown = str(sh.bash(path, _env=environ, _ok_code=list(range(256)), _err_to_out=True, _tty_out=False))
+    return shown.rstrip() if "\n    $ " in f"\n{shown}" else f"    $ bash scripts/{name}.sh"
+
+
+def read(prompt: str) -> str:
+    """What is typed; the end of the input means quit. Raises KeyboardInterrupt."""
+    sys.stdout.flush()
+    termios.tcflush(sys.stdin, termios.TCIFLUSH)  # keys pressed while a step ran are no answer
+    try:
+        said = input(f"\n{prompt} ")
+    except EOFError:
+        print()
+        return "q"
+    return unicodedata.normalize("NFKC", said).strip().casefold()  # a Chinese input method may type full width
+
+
+def ask(question: str) -> str:
+    """One of ANSWERS."""
+    ways = tr("回车 是 · s 跳过 · e 讲解 · q 退出", "Enter yes · s skip · e explain · q quit")
+    while True:
+        said = read(f"{question} [{ways}]")
+        for answer, words in ANSWERS.items():
+            if said in words:
+                return answer
+        print(tr(f"没有「{said}」这个选项。", f"{said!r} is none of these."))
+
+
+class Quit(Exception):
+    """The reader wants to leave."""
+
+
+def offer(name: str, question: str, do: Callable[[], None]) -> bool:
+    """Ask, and do it until it goes well: True; or skip it: False. Raises Quit, KeyboardInterrupt and Interrupted."""
+    while (answer := ask(question)) != "skip":
+        if answer == "quit":
+            raise Quit
+        if answer == "explain":
+            show(text_of(name))
+            continue
+        try:
+            do()
+            return True
+        except steps.Interrupted:
+            raise
+        except Exit as error:
+            print(error.message or tr("✗ 命令没有成功", "✗ the command failed"), file=sys.stderr)
+            question = tr("再试一次？", "Try again?")
+    return False
+
+
+def take(name: str, again: str, dry: bool) -> bool:
+    """One step: its page and command, the question, the result, the proof. False when it was skipped."""
+    settings, check, place = load(), STEPS[name], f"[{list(STEPS).index(name) + 1}/{len(STEPS)}] "
+    if not dry and check and check(settings):
+        steps.run(name, place=place)
+        return True
+    page = text_of(name)
+    title, what = beginning(page)
+    print(f"\n── {place}{name} · {title} ─────────────", end="\n\n")
+    show(what)
+    commands, screen = preview(name, settings), shutil.get_terminal_size()
+    rows = sum(1 + len(line) // screen.columns for line in commands.splitlines())
+    long = not dry and rows > screen.lines - 12  # what was said above would be gone before it is read
+    if long and read(tr("[回车 看要执行的命令]", "[Enter shows the commands]")) in ANSWERS["quit"]:
+        raise Quit
+    print(tr("\n命令：", "\nThe commands:"), commands, sep="\n")
+    if dry:
+        return True
+    if not offer(name, tr(f"执行 {name}？", f"Run {name}?"), lambda: steps.run(name, place=place, again=again)):
+        return False
+    how, proof, expected = verifying(page)
+
+    def prove() -> None:
+        print(tr("正在执行，可能要等一会儿……", "Running; this may take a while…"))
+        steps.script("lib/shell", proof, settings=load(), again=again)
+
+    print()
+    show(how)
+    if proof and offer(name, tr("执行这些命令来验证？", "Run these commands to verify it?"), prove):
+        print(tr("\n预期：", "\nExpected:"))
+        show(expected)
+    return True
+
+
+def deploy(dry: bool, first: str | None, last: str | None) -> None:
+    """Every step with its page and a question. Raises Exit: 0 only when all is done, or an answer came."""
+    dry = dry or steps.dry_wanted()
+    names, began, skipped, left = steps.chosen(first, last), time.monotonic(), [], False
+    if not (dry or sys.stdin.isatty()):
+        raise Fault("E76")
+    sys.stdin.reconfigure(errors="replace")  # type: ignore[union-attr]  # what is no UTF-8 is an unknown answer
+    steps.opening(load())
+    again = ""
+    try:
+        for name in names:
+            again = inv(f"deploy --step --from {name}" + (f" --to {last}" if last else ""))
+            if not take(name, again, dry):
+                skipped.append(inv(name))
+    except KeyboardInterrupt:
+        print()
+        raise steps.Interrupted(again) from None
+    except Quit:
+        left = True
+        print(tr(f"先到这里，做完的都已保留。接着做：{again}", f"What is done stays done. To go on: {again}"))
+    print()
+    if skipped:
+        print(tr(f"跳过了 {len(skipped)} 步，补做：", "Skipped; to do it later: ") + ", ".join(skipped))
+    answered = "curl-test" in names and inv("curl-test") not in skipped
+    if left or (skipped and not answered):
+        raise Exit(code=1)
+    steps.closing(dry, last, began)
