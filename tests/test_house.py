@@ -5,6 +5,7 @@ import re
 import subprocess
 import tomllib
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
@@ -150,9 +151,18 @@ def test_the_name_tag_carries_the_version_of_the_cpu_build() -> None:
     assert f"\nVersion: {version}\n" in (folder / "METADATA").read_text()
 
 
+def test_the_drawing_is_the_same_in_both_languages() -> None:
+    drawings = [ElementTree.parse(ROOT / f"docs/parts.{lang}.svg").getroot() for lang in ("zh", "en")]
+    zh, en = ([(part.tag, part.attrib) for part in drawing.iter()] for drawing in drawings)
+    assert zh == en
+    words = [[text.strip() for text in drawing.itertext() if text.strip()] for drawing in drawings]
+    assert len(words[0]) == len(words[1])
+
+
 def test_every_link_in_the_docs_leads_somewhere() -> None:
     for page in [*(ROOT / "docs").rglob("*.md"), *ROOT.glob("*.md")]:
-        for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text("utf-8")):
+        text = re.sub(r"^>.*", "", page.read_text("utf-8"), flags=re.MULTILINE)  # an example page is quoted
+        for target in re.findall(r"\]\(([^)\s]+)\)", text):
             if target.startswith("http"):
                 continue
             name, _, anchor = target.partition("#")
