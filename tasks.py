@@ -208,9 +208,15 @@ def lock(c: Context) -> None:
     steps.script("dev/lock")
 
 
+@task
+def docs(c: Context) -> None:
+    """把文档做成离线网站 · Build the pages as a site that is read offline."""
+    steps.script("dev/docs")
+
+
 namespace = Collection(
     deploy, explain, preflight, mkdirs, venv, install, download, port_check, serve, tmux_start, tmux_ls, tmux_attach,
     status, logs, stop, restart, boot_on, boot_off, curl_test, ragflow_notes, ragflow_check, ragflow_register,
     plan, doctor, test, lint,
 )  # fmt: skip
-namespace.add_collection(Collection("dev", lock))
+namespace.add_collection(Collection("dev", docs, lock))

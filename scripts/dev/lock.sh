@@ -12,5 +12,6 @@ links=$TORCH_FIND_LINKS
 compile=("${RUNBOOK_BIN:-$ROOT/.venv/bin}/uv" pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate
   --custom-compile-command "inv dev.lock")
 run "${compile[@]}" cuda.in -o cuda.txt
+run "${compile[@]}" docs.in -o docs.txt
 run "${compile[@]}" --find-links "$links" --no-emit-package torch --no-emit-package torchvision \
   --no-emit-package torchaudio --no-emit-package torchcodec cpu.in -o cpu.txt

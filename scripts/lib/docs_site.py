@@ -1,0 +1,72 @@
+"""Lays the pages of one language out for Zensical, all in one folder: docs_site.py zh|en FOLDER.
+
+The pages stay what they are on GitHub. Here their links are made to fit, and a file that they point to becomes a page.
+"""
+
+import os
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+_TARGET = re.compile(r'(?<=\]\()(?!\w+:|#)[^)#\s]+|(?<=(?:src|ref|set)=")(?!\w+:|#)[^"#]+')
+_ITEM = re.compile(r"([-*]|\d+\.) ")
+_COLOURED = {".sh": "bash", "": "bash", ".py": "python", ".toml": "toml"}
+
+
+def place(file: Path, lang: str) -> tuple[str, str]:
+    """The language and the name under which a file of the repository lies in the site."""
+    path = file.relative_to(ROOT)
+    if path.suffix == ".md" and path.parent.parent.name == "docs":
+        return path.parent.name, "index.md" if path.stem == "README" else path.name
+    if path.name in ("README.md", "README.zh.md"):
+        return "zh" if path.stem == "README.zh" else "en", "project.md"
+    if path.suffix in (".svg", ".png"):
+        return lang, path.name
+    return lang, "-".join(path.parts).lstrip(".").removesuffix(".md") + ".md"
+
+
+def fit(text: str, link: Callable[[re.Match[str]], str]) -> str:
+    """Markdown with every link put through `link`, and lists indented by fours, as Python-Markdown wants them."""
+    lines, fence, indent = [""], "", 0
+    for line in text.splitlines():
+        body = line.lstrip(" ")
+        depth = len(line) - len(body)
+        if not fence:
+            indent, body = depth, _TARGET.sub(link, body)
+            fence = (re.match("`{3,}", body) or [""])[0]
+            if _ITEM.match(body) and lines[-1][:1].strip() and not _ITEM.match(lines[-1]):
+                lines.append("")  # a list right after a paragraph
+        elif body.rstrip() == fence:
+            fence = ""
+        lines.append((" " * (indent // 2 * 4 + depth - indent) + body).rstrip())
+    return "\n".join(lines[1:]) + "\n"
+
+
+def lay(lang: str, folder: Path) -> None:
+    """Write the pages of docs/LANG, the README, and whatever they lead to."""
+    queue = [*sorted((ROOT / "docs" / lang).glob("*.md")), ROOT / ("README.zh.md" if lang == "zh" else "README.md")]
+    for file in queue:  # it grows with every link to a file that is not in it
+
+        def link(match: re.Match[str], file: Path = file) -> str:
+            target = Path(os.path.normpath(file.parent / match[0]))
+            other, name = place(target, lang)
+            if other != lang:
+                return f"../{other}/{name.removesuffix('.md')}.html"
+            if target not in queue:
+                queue.append(target)
+            return name
+
+        new = folder / place(file, lang)[1]
+        if new.suffix != ".md":
+            new.write_bytes(file.read_bytes())
+        elif file.suffix == ".md":
+            new.write_text(fit(file.read_text("utf-8"), link), "utf-8")
+        else:
+            kind, text = _COLOURED.get(file.suffix, "text"), file.read_text("utf-8")
+            new.write_text(f"# {file.relative_to(ROOT)}\n\n`````{kind}\n{text}`````\n", "utf-8")
+
+
+if __name__ == "__main__":
+    lay(sys.argv[1], Path(sys.argv[2]))
