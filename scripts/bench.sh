@@ -9,7 +9,7 @@ source "$ROOT/scripts/lib/ragflow.sh" # server_context
 
 declare -A of=([requests]=8 [concurrency]=4 [input]=256 [output]=64) found=(['Successful requests']=0)
 while (($#)); do
-  [[ -n ${of[${1#--}]:-} && $1 == --* && ${2:-} =~ ^[1-9][0-9]{0,6}$ ]] ||
+  [[ $1 =~ ^--(requests|concurrency|input|output)$ && ${2:-} =~ ^[1-9][0-9]{0,6}$ ]] ||
     die E70 "script=bench" "word=$*" "usage=./inv bench --requests 8 --concurrency 4 --input 256 --output 64"
   of[${1#--}]=$2
   shift 2

