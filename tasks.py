@@ -144,6 +144,25 @@ def curl_test(c: Context) -> None:
     steps.run("curl-test")
 
 
+@task(help={"question": "只问这一句 · Ask only this"})
+def chat(c: Context, question: str = "") -> None:
+    """5 终端对话 · Talk to the server; Ctrl-D leaves."""
+    steps.foreground("chat", *steps.flags(question=question))
+
+
+@task(
+    help={
+        "requests": "请求总数，默认 8 · Requests in all, 8 if not given",
+        "concurrency": "同时进行几个，默认 4 · How many at a time, 4",
+        "input": "每个问题多少 token，默认 256 · Tokens in each question, 256",
+        "output": "每个回答多少 token，默认 64 · Tokens in each answer, 64",
+    }
+)
+def bench(c: Context, requests: str = "", concurrency: str = "", input: str = "", output: str = "") -> None:
+    """5 测速 · Measure how fast the running server is."""
+    steps.tool("bench", *steps.flags(requests=requests, concurrency=concurrency, input=input, output=output))
+
+
 @task
 def ragflow_notes(c: Context) -> None:
     """6 RAGFlow 填写说明 · What to enter in RAGFlow."""
@@ -185,6 +204,12 @@ def ragflow_register(c: Context, base_url: str = "", remove: bool = False) -> No
     steps.tool("ragflow-register", *steps.flags(base_url=base_url, remove=remove))
 
 
+@task(help={"output": "写入文件，默认输出到屏幕 · A file to write, else it is printed"})
+def export(c: Context, output: str = "") -> None:
+    """导出单个脚本 · One script that deploys on another machine."""
+    steps.script("export", *steps.flags(output=output))
+
+
 @task(
     help={
         "fast": "跳过真实部署 · Leave out what deploys for real",
@@ -218,5 +243,8 @@ namespace = Collection(
     deploy, explain, preflight, mkdirs, venv, install, download, port_check, serve, tmux_start, tmux_ls, tmux_attach,
     status, logs, stop, restart, boot_on, boot_off, curl_test, ragflow_notes, ragflow_check, ragflow_register,
     plan, doctor, test, lint,
+    deploy, preflight, mkdirs, venv, install, download, port_check, serve, tmux_start, tmux_ls, tmux_attach,
+    status, logs, stop, restart, boot_on, boot_off, curl_test, chat, bench, ragflow_notes, ragflow_check,
+    ragflow_register, plan, doctor, export, test, lint,
 )  # fmt: skip
 namespace.add_collection(Collection("dev", docs, lock))

@@ -133,6 +133,8 @@ server_state() {
   fi
 }
 
+must_be_ready() { server_ready || die E73 "url=$(base_url)"; }
+
 logged() { # the log since OFFSET bytes; all of it when it has been rotated meanwhile
   local from=$1
   (($(stat -c %s "$SERVER_LOG" 2>/dev/null || echo 0) >= from)) || from=0

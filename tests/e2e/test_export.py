@@ -1,0 +1,65 @@
+"""The exported script alone, with nothing of ours but the packages and the model: to an answer, again, and stop."""
+
+import os
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from runbook.checks import STEPS
+from tests.conftest import Done, Shell
+from tests.e2e.conftest import Deployment, listening
+
+
+def test_from_nothing_to_an_answer_again_and_stop(deployed: Deployment, free_port: Callable[[], int]) -> None:
+    """VENV_DIR and MODEL_DIR are those of the shared deployment: to install and convert again would take minutes."""
+    assert deployed.first.returncode == 0
+    port, home = free_port(), deployed.shell.home / "another machine"
+    home.mkdir()
+    env = deployed.shell.home / "for-export.env"
+    env.write_text(
+        f"PORT={port}\nTMUX_SESSION=exported\nVENV_DIR='{deployed.base}/.venv'\nMODEL_DIR='{deployed.model}'\n"
+        "BASE_DIR='${HOME}/部署 here'\nPIP_INDEX_URL=\n",
+        "utf-8",
+    )
+    made = Shell(deployed.shell.home, deployed.shell.root, {"ENV_FILE": env}).inv("export")
+    assert made.returncode == 0, made.stderr
+    script = home / "deploy.sh"
+    script.write_text(made.stdout, "utf-8")
+    tools = home / "bin"
+    tools.mkdir()
+    python = next(path for path in os.environ["PATH"].split(":") if (Path(path) / "python3").exists())
+    (tools / "python3").symlink_to(Path(python) / "python3")
+    minimal = [f"PATH={tools}:/usr/bin:/bin", f"HOME={home}", f"TMUX_TMPDIR={home}", "LANG=C.UTF-8"]
+    machine = Shell(home)
+
+    def run(*words: object) -> Done:
+        return machine.run("env", "-i", *minimal, *words, timeout=600)
+
+    folder = home / "部署 here/runbook/exported"
+    try:
+        first = run("bash", script)
+        print(first.stdout, first.stderr)
+        assert first.returncode == 0
+        assert re.findall(r"^(\S+) · ", first.stdout, re.MULTILINE) == list(STEPS)
+        assert "AI assistant" in first.stdout, "the model's own words at temperature 0"
+        assert str(deployed.shell.root) not in first.stdout
+        assert f"Scripts, pages and settings are in {folder}" in first.stdout
+        key = re.search(r"^API_KEY=(.{48})$", (folder / ".env").read_text("utf-8"), re.MULTILINE)
+        assert key
+        assert key[1] != deployed.key
+        assert key[1] not in first.stdout + first.stderr
+
+        again = run("bash", script)
+        assert again.returncode == 0, again.stderr
+        for said in ("works already", "is as locked", "is whole already", "is held by this server", "is up already"):
+            assert said in again.stdout
+        assert "AI assistant" in again.stdout
+        assert run(folder / "inv", "status").returncode == 0
+    finally:
+        done = run("bash", script, "stop")
+        run("tmux", "kill-server")
+    assert done.returncode == 0, done.stderr
+    assert f"no process is left, port {port} is free" in done.stdout
+    assert not listening(port)
+    shutil.rmtree(home)
