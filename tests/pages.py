@@ -42,6 +42,11 @@ class Block:
         return f"{self.page}:{self.line}"
 
     @property
+    def name(self) -> str:
+        """The page's name, the same in both languages."""
+        return Path(self.page).name.replace(".zh.", ".")
+
+    @property
     def press(self) -> tuple[str, str]:
         """The text after which to press, and the keys as the terminal sends them."""
         words = shlex.split(self.words.removeprefix("after "))
