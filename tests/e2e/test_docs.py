@@ -180,7 +180,7 @@ def test_every_command_of_the_docs(
     shell = Shell(tmp_path, own.root)
     shell.stand_in("systemctl", "exit 1")
     shell.stand_in("crontab", "touch ~/table; [[ $1 == -l ]] && exec cat ~/table; cat >~/new; mv ~/new ~/table")
-    env = shell.environ(HOME=tmp_path)
+    env = shell.environ(HOME=tmp_path, TMUX_TMPDIR=own.home)
     env_file = own.root / ".env"
     before = env_file.read_text("utf-8")
     with ragflow(Ragflow()) as url:
@@ -192,12 +192,16 @@ def test_every_command_of_the_docs(
                 str(deployed.base): "/home/me/vllm-runbook",
                 str(deployed.port): "20000",
                 url: "http://127.0.0.1:9380",
+                deployed.key: "KEY",
                 getpass.getuser(): "me",
             }
             walk = Walk(own.root, env, shown, free_port)
             walk.pages()
         finally:
             env_file.write_text(before, "utf-8")
-            own.inv("stop", timeout=120)
+            for made in [env_file, *own.root.glob("*.env")]:  # the second server's
+                own.inv("stop", timeout=120, ENV_FILE=made)
+                if made != env_file:
+                    made.unlink()
     pytestconfig.stash[DOCS] = walk.report()
     assert not walk.failed, "\n\n".join(walk.failed)
