@@ -14,7 +14,7 @@ if [[ -f $BOOT_UNIT ]]; then
   say "已删除 $BOOT_UNIT" "$BOOT_UNIT is gone"
 fi
 if command -v crontab >/dev/null && crontab -l 2>/dev/null | grep -qF "$BOOT_MARK"; then
-  cron_without_ours | run crontab -
+  cron_without_ours | to_crontab
   done=1
   say "已从 crontab 删除一行" "The line in the crontab is gone"
 fi

@@ -34,7 +34,7 @@ UNIT
   say "开机启动已打开，写入 $BOOT_UNIT" "The server starts at boot: $BOOT_UNIT was written"
 elif command -v crontab >/dev/null; then
   run mkdir -p "$LOG_DIR"
-  { cron_without_ours && cron_line; } | run crontab -
+  { cron_without_ours && cron_line; } | to_crontab
   say "开机启动已打开，写入 crontab 的一行：" "The server starts at boot, by this line of the crontab:"
   printf '    %s\n' "$(cron_line)"
 else

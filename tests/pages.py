@@ -20,9 +20,9 @@ from runbook import ROOT
 LANGS = ("zh", "en")
 FENCE = re.compile(r"^( *)```(\w*)$")
 MARK = re.compile(r"^<!-- (not run|may fail|keys|stays): (.+) -->$")
-# What differs from run to run: times, sizes, dates. Such a number stands for any other.
+# What differs from run to run: times, sizes, shares, dates. Such a number stands for any other, a version does not.
 UNITS = r"(?: ?(?:s|GiB|MiB|KiB|GB|MB)\b| ?(?:秒|个 token)| tokens\b)"
-MEASURED = re.compile(rf"\d+(?:[.,]\d+)*(?={UNITS})|\d+(?::\d\d)+|\d{{4}}-\d\d-\d\d")
+MEASURED = re.compile(rf"(?<![\d.])\d+\.\d+(?![\d.])|\d+(?:[.,]\d+)*(?={UNITS})|\d+(?::\d\d)+|\d{{4}}-\d\d-\d\d")
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,11 @@ class Block:
     @property
     def place(self) -> str:
         return f"{self.page}:{self.line}"
+
+    @property
+    def name(self) -> str:
+        """The page's name, the same in both languages."""
+        return Path(self.page).name.replace(".zh.", ".")
 
     @property
     def press(self) -> tuple[str, str]:

@@ -233,6 +233,8 @@ def test_a_command_has_all_of_its_lines() -> None:
         ("HTTP/1.1 200 OK", "HTTP/1.1 401 Unauthorized", False),
         ("restarts 0", "restarts 1", False),
         ("uptime 0:01:02", "uptime 1:00:00", True),
+        ("SHARE=0.15", "SHARE=0.2", True),
+        ("0.32.0", "0.33.0", False),
     ],
 )
 def test_when_an_output_agrees(expected: str, got: str, agree: bool) -> None:

@@ -17,4 +17,7 @@ cron_line() { # cron reads % as the end of a line
   printf '@reboot sleep 10; %s %s\n' "${command//%/\\%}" "$BOOT_MARK"
 }
 
+# In a dry run nothing reads the lines: they are swallowed.
+to_crontab() { run crontab - && cat >/dev/null; }
+
 cron_without_ours() { crontab -l 2>/dev/null | { grep -vF "$BOOT_MARK" || true; }; }

@@ -88,3 +88,12 @@ def test_a_container_has_neither(shell: Shell) -> None:
     done = shell.script("boot-on", PATH=path)
     assert done.returncode == 1
     assert "E38 " in done.stderr, done.stderr
+
+
+def test_a_dry_run_shows_and_writes_nothing(shell: Shell, cron: Path) -> None:
+    cron.write_text("5 4 * * * backup\n" * 5000)  # more than a pipe holds
+    before = cron.read_text()
+    done = shell.script("boot-on", RUNBOOK_DRY=1)
+    assert done.returncode == 0, done.stderr
+    assert "$ crontab -" in done.stdout
+    assert cron.read_text() == before
