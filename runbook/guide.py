@@ -149,7 +149,7 @@ def offer(name: str, question: str, do: Callable[[], None]) -> bool:
             raise
         except Exit as error:
             print(error.message or tr("✗ 命令没有成功", "✗ the command failed"), file=sys.stderr)
-            question = tr("再试一次？", "Try again?")
+            question = tr("解决之后（可另开一个窗口），再试一次？", "Mended it, in another window? Try again?")
     return False
 
 
