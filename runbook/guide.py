@@ -149,7 +149,7 @@ def offer(name: str, question: str, do: Callable[[], None]) -> bool:
             raise
         except Exit as error:
             print(error.message or tr("✗ 命令没有成功", "✗ the command failed"), file=sys.stderr)
-            question = tr("再试一次？", "Try again?")
+            question = tr("解决之后（可另开一个窗口），再试一次？", "Mended it, in another window? Try again?")
     return False
 
 
@@ -168,7 +168,7 @@ def take(name: str, again: str, dry: bool) -> bool:
     long = not dry and rows > screen.lines - 12  # what was said above would be gone before it is read
     if long and read(tr("[回车 看要执行的命令]", "[Enter shows the commands]")) in ANSWERS["quit"]:
         raise Quit
-    print(tr("\n命令：", "\nThe commands:"), commands, sep="\n")
+    print(tr("\n将执行（按你的设置）：", "\nIt runs, with your settings:"), commands, sep="\n")
     if dry:
         return True
     if not offer(name, tr(f"执行 {name}？", f"Run {name}?"), lambda: steps.run(name, place=place, again=again)):
@@ -195,6 +195,12 @@ def deploy(dry: bool, first: str | None, last: str | None) -> None:
         raise Fault("E76")
     sys.stdin.reconfigure(errors="replace")  # type: ignore[union-attr]  # what is no UTF-8 is an unknown answer
     steps.opening(load())
+    print(
+        tr(
+            "每一步都先讲解、再询问；随时可以退出，以后接着做。",
+            "Each step is explained, then you are asked. Leave when you like, go on later.",
+        )
+    )
     again = ""
     try:
         for name in names:

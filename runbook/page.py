@@ -8,6 +8,7 @@ from rich import markdown
 from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
+from rich.theme import Theme
 
 # What stays on one line: a word or a Chinese character, with the punctuation that may not stand apart from it.
 UNIT = re.compile(r"[（「《]*(?:[一-鿿]|[^\s一-鿿（「《，。、；：！？）」》]+)?[，。、；：！？）」》]*\s*")
@@ -42,6 +43,6 @@ class Markdown(markdown.Markdown):
 
 def render(text: str) -> None:
     """Print Markdown, up to 80 columns wide; only a command may be longer, and is wrapped by the terminal."""
-    console = Console(highlight=False)
+    console = Console(highlight=False, theme=Theme({"markdown.code": "bold"}))
     console.width = min(console.width, 80)
     console.print(Markdown(text, hyperlinks=False), crop=False)
