@@ -56,7 +56,10 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     put(root / "tasks.py", "disk_free, ", "download, port_check,")
     for lang in ("zh", "en"):
         (quoted,) = QUOTED.findall(page(lang))
-        put(root / f"docs/{lang}/1.4-disk-free.md", re.sub(r"^> ?", "", quoted, flags=re.MULTILINE), None)
+        docs = root / "docs" / lang
+        put(docs / "1.4-disk-free.md", re.sub(r"^> ?", "", quoted, flags=re.MULTILINE), None)
+        put(docs / "README.md", "- [1.4](1.4-disk-free.md)\n", "- [2 ")
+        put(docs / "cheat-sheet.md", "./inv disk-free\n", "./inv plan ")
     subprocess.run(["git", "init", "-q"], cwd=root, check=True)
     return root
 
@@ -69,10 +72,11 @@ def test_both_languages_show_the_same_step() -> None:
 
 
 def test_the_step_has_all_its_doors_and_passes_its_own_test(project: Path, shell: Shell) -> None:
-    pytest_ = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "not slow"]
-    house, own, settings = "tests/test_house.py", "tests/scripts/test_disk_free.py", "tests/runbook/test_settings.py"
+    house = sorted((project / "tests").glob("test_*.py"))
+    own, settings = project / "tests/scripts/test_disk_free.py", project / "tests/runbook/test_settings.py"
     picked = f"{settings}::test_every_key_has_a_default_a_comment_a_rule_and_a_field"
-    done = shell.run(*pytest_, f"--rootdir={project}", *(project / name for name in (house, own, picked)), timeout=60)
+    words = ["-q", "-p", "no:cacheprovider", "-m", "not slow", "-k", "disk or E97 or every or both or leads"]
+    done = shell.run(sys.executable, "-m", "pytest", *words, f"--rootdir={project}", *house, own, picked, timeout=60)
     assert done.returncode == 0, done.stdout[-3000:]
 
 
