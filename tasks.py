@@ -239,6 +239,12 @@ def docs(c: Context) -> None:
     steps.script("dev/docs")
 
 
+@task
+def record(c: Context) -> None:
+    """录制 README 中的图 · Record the picture of the READMEs in a real terminal."""
+    steps.script("dev/record")
+
+
 namespace = Collection(
     deploy, explain, preflight, mkdirs, venv, install, download, port_check, serve, tmux_start, tmux_ls, tmux_attach,
     status, logs, stop, restart, boot_on, boot_off, curl_test, ragflow_notes, ragflow_check, ragflow_register,
@@ -247,4 +253,4 @@ namespace = Collection(
     status, logs, stop, restart, boot_on, boot_off, curl_test, chat, bench, ragflow_notes, ragflow_check,
     ragflow_register, plan, doctor, export, test, lint,
 )  # fmt: skip
-namespace.add_collection(Collection("dev", docs, lock))
+namespace.add_collection(Collection("dev", docs, lock, record))

@@ -13,10 +13,10 @@ build() { # build LANG OTHER NAME
   run mkdir -p "$work/pages"
   run cp docs/site/*.{css,js} "$work/pages"
   run "$python" scripts/lib/docs_site.py "$1" "$work/pages"
-  nav=$(sed -n 's/^- \[[^]]*\](\([^/)]*\.md\)).*/"\1", /p' "docs/$1/README.md" | tr -d '\n')
+  nav=$(sed -nE 's/^ *([-*]|[0-9]+\.) \[[^]]*\]\(([^/)]*\.md)\).*/"\2", /p' "docs/$1/README.md" | awk '!seen[$0]++' | tr -d '\n')
   sed "s/LANG/$1/; s/OTHER/$2/; s/NAME/$3/; s/NAV/[\"index.md\", $nav\"project.md\"]/" docs/site/zensical.toml |
     write "$work/zensical.toml"
-  (cd "$work" && run "$ROOT/$python" -m zensical build --strict --clean)
+  run "$python" -m zensical build --strict --clean --config-file "$work/zensical.toml"
   run mv "$work/html" "site/$1"
 }
 build zh en English

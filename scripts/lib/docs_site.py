@@ -12,7 +12,6 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 _TARGET = re.compile(r'(?<=\]\()(?!\w+:|#)[^)#\s]+|(?<=(?:src|ref|set)=")(?!\w+:|#)[^"#]+')
 _ITEM = re.compile(r"([-*]|\d+\.) ")
-_COLOURED = {".sh": "bash", "": "bash", ".py": "python", ".toml": "toml"}
 
 
 def place(file: Path, lang: str) -> tuple[str, str]:
@@ -64,8 +63,8 @@ def lay(lang: str, folder: Path) -> None:
         elif file.suffix == ".md":
             new.write_text(fit(file.read_text("utf-8"), link), "utf-8")
         else:
-            kind, text = _COLOURED.get(file.suffix, "text"), file.read_text("utf-8")
-            new.write_text(f"# {file.relative_to(ROOT)}\n\n`````{kind}\n{text}`````\n", "utf-8")
+            kind = "python" if file.suffix == ".py" else "bash"
+            new.write_text(f"# {file.relative_to(ROOT)}\n\n`````{kind}\n{file.read_text('utf-8')}`````\n", "utf-8")
 
 
 if __name__ == "__main__":

@@ -123,7 +123,8 @@ def test_every_link_and_anchor_leads_somewhere(site: Path, seen: dict[Path, dict
 
 @pytest.mark.parametrize("lang", ["zh", "en"])
 def test_the_navigation_has_every_page_in_the_order_of_the_list(lang: str, seen: dict[Path, dict[str, Any]]) -> None:
-    names = re.findall(r"^- \[[^]]*\]\(([^)/]+)\.md\)", (ROOT / f"docs/{lang}/README.md").read_text("utf-8"), re.M)
+    text = (ROOT / f"docs/{lang}/README.md").read_text("utf-8")
+    names = list(dict.fromkeys(re.findall(r"^ *(?:[-*]|\d+\.) \[[^]]*\]\(([^)/]+)\.md\)", text, re.MULTILINE)))
     for page, content in seen.items():
         shown = [Path(unquote(urldefrag(link)[0])).stem for link in content["nav"]]
         assert page.parent.name != lang or list(dict.fromkeys(shown)) == ["index", *names, "project"]
