@@ -27,6 +27,7 @@ while (($#)); do
   shift
 done
 [[ -f $SERVER_LOG ]] || die E36 "log=$SERVER_LOG"
+! dry || { run cat "$SERVER_LOG" && exit; }
 
 files=()
 for number in 3 2 1; do [[ ! -f $SERVER_LOG.$number ]] || files+=("$SERVER_LOG.$number"); done

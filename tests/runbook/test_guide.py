@@ -21,9 +21,9 @@ from tests.conftest import Shell, terminal
 from tests.runbook.test_steps import clone
 
 __all__ = ["clone"]
-PAGES = sorted((ROOT / "docs").glob("*/*.md"))
 MKDIRS = ("deploy", "--step", "--from", "mkdirs", "--to", "mkdirs")
 SCRIPTS = {path.stem for path in (ROOT / "scripts").glob("*.sh")}
+PAGES = [path for path in sorted((ROOT / "docs").glob("*/*-*.md")) if path.stem.partition("-")[2] in SCRIPTS]
 
 
 @pytest.fixture(params=["zh", "en"])

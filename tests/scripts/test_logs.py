@@ -73,3 +73,11 @@ def test_follow_shows_what_comes(shell: Shell, log: Path) -> None:
     assert "new and bad" in output
     assert "new and fine" not in output
     assert "ValueError" in output, "what was there before comes first"
+
+
+def test_dry_shows_the_command_and_not_the_log(shell: Shell) -> None:
+    """explain runs every script like this: a log of 50 MB must not follow the page."""
+    (shell.home / "base/logs").mkdir(parents=True)
+    (shell.home / "base/logs/vllm.log").write_text("a line of the log\n")
+    done = shell.script("logs", RUNBOOK_DRY=1)
+    assert done.stdout == f"    $ cat {shell.home}/base/logs/vllm.log\n"
