@@ -125,7 +125,7 @@ def locked(name: str) -> dict[str, str]:
     return dict(re.findall(r"^([A-Za-z0-9_.-]+)==(\S+)", text, re.MULTILINE))
 
 
-@pytest.mark.parametrize("name", ["cpu", "cuda"])
+@pytest.mark.parametrize("name", ["cpu", "cuda", "docs"])
 def test_what_is_asked_for_is_what_is_locked_with_a_reason_and_hashes(name: str) -> None:
     asked = [line for line in (ROOT / f"requirements/{name}.in").read_text("utf-8").splitlines() if line[:1] != "#"]
     lock = locked(f"{name}.txt") | locked("cpu-torch.txt")
@@ -137,7 +137,7 @@ def test_what_is_asked_for_is_what_is_locked_with_a_reason_and_hashes(name: str)
     text = (ROOT / f"requirements/{name}.txt").read_text("utf-8")
     blocks = re.split(r"^(?=[A-Za-z])", text, flags=re.MULTILINE)[1:]
     assert all("--hash=sha256:" in block for block in blocks)
-    assert "modelscope-hub" in lock
+    assert "modelscope-hub" in lock or name == "docs"
 
 
 def test_no_package_in_the_cpu_lock_breaks_it() -> None:

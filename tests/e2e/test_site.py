@@ -46,6 +46,7 @@ def _nothing_wrong(tab: Browser) -> Iterator[None]:
     assert {urlparse(url).scheme for url in asked} <= {"file", "data", "about"}, asked
 
 
+FENCED = r"^( *)(`{3,})\w*\n(.*?)^ *\2$"
 LOOK = """(() => {
     const all = what => [...document.querySelectorAll(what)]
     return {
@@ -90,17 +91,16 @@ def test_every_page_is_there_with_all_that_the_markdown_has(site: Path, seen: di
     for lang in ("zh", "en"):
         for source in (ROOT / "docs" / lang).glob("*.md"):
             page = seen[site / lang / f"{'index' if source.stem == 'README' else source.stem}.html"]
-            text = source.read_text("utf-8")
-            plain = re.sub(r"^ *```.*?^ *```$", "", text, flags=re.MULTILINE | re.DOTALL)
+            text = re.sub(r"^> ?", "", source.read_text("utf-8"), flags=re.MULTILINE)
+            blocks = re.findall(FENCED, text, re.MULTILINE | re.DOTALL)
+            plain = re.sub(FENCED, "", text, flags=re.MULTILINE | re.DOTALL)
             assert page["lang"] == lang
             assert page["headings"] == len(re.findall(r"^#+ ", plain, re.MULTILINE)), source
             assert page["items"] == len(re.findall(r"^ *(?:[-*]|\d+\.) ", plain, re.MULTILINE)), source
-            rules = len(re.findall(r"^\|[-|: ]+\|$", plain, re.MULTILINE))
+            rules = len(re.findall(r"^\|[-|: ]*-[-|: ]*\|$", plain, re.MULTILINE))
             assert page["rows"] == len(re.findall(r"^\|", plain, re.MULTILINE)) - rules, source
-            blocks = re.findall(r"^( *)```\w*\n(.*?)^ *```$", text, re.MULTILINE | re.DOTALL)
-            assert page["code"] == [re.sub(f"^{indent}", "", code, flags=re.M).strip() for indent, code in blocks], (
-                source
-            )
+            code = [re.sub(f"^{indent}", "", code, flags=re.MULTILINE).strip() for indent, _, code in blocks]
+            assert page["code"] == code, source
 
 
 def test_every_link_and_anchor_leads_somewhere(site: Path, seen: dict[Path, dict[str, Any]]) -> None:
