@@ -1,17 +1,13 @@
 """The runbook's table of contents: one task a step. What a step runs is scripts/NAME.sh; why is docs/*/*NAME.md."""
 
-import re
 import shlex
 import signal
-import sys
 
 from invoke import Collection, Context, task
 
 from runbook import guide, steps
 
 signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `./inv … | head` ends as every command does
-# Invoke has no positional word that may be left out: where it is, it is no positional one.
-STEP = [] if re.search(r" explain( (-l ?|--lang[ =])\S+)?$", " ".join(sys.argv)) else ["step"]
 
 
 @task(
@@ -28,7 +24,7 @@ def deploy(c: Context, dry: bool = False, step: bool = False, from_: str | None 
 
 
 @task(
-    positional=STEP,
+    positional=guide.words(),
     help={"step": "步骤名，不写则全部列出 · Left out: lists them", "lang": "语言 zh 或 en · Language, zh or en"},
 )
 def explain(c: Context, step: str | None = None, lang: str = "") -> None:
@@ -247,9 +243,6 @@ def record(c: Context) -> None:
 
 namespace = Collection(
     deploy, explain, preflight, mkdirs, venv, install, download, port_check, serve, tmux_start, tmux_ls, tmux_attach,
-    status, logs, stop, restart, boot_on, boot_off, curl_test, ragflow_notes, ragflow_check, ragflow_register,
-    plan, doctor, test, lint,
-    deploy, preflight, mkdirs, venv, install, download, port_check, serve, tmux_start, tmux_ls, tmux_attach,
     status, logs, stop, restart, boot_on, boot_off, curl_test, chat, bench, ragflow_notes, ragflow_check,
     ragflow_register, plan, doctor, export, test, lint,
 )  # fmt: skip

@@ -64,11 +64,16 @@ def _spelled_out(link: re.Match[str]) -> str:
     return words + tr(f"（`{target}`）", f" (`{target}`)")
 
 
+def words() -> list[str]:
+    """The positional words of explain. Invoke has none that may be left out: one that is, is no positional word."""
+    return [] if re.search(r" explain( (-l ?|--lang[ =])\S+)?$", " ".join(sys.argv)) else ["step"]
+
+
 def explain(name: str, chosen: str) -> None:
-    """The page and its script with today's values; without a name, what can be explained. Raises Fault E75, E77."""
+    """The page and its script with today's values; without a name, what can be explained. Raises Fault E70, E75."""
     if chosen:
         if chosen not in ("zh", "en"):
-            raise Fault("E77", option="--lang", value=chosen, allowed="zh, en")
+            raise Fault("E70", script="explain", word=f"--lang {chosen}", usage="./inv explain STEP --lang zh")
         os.environ["RUNBOOK_LANG"] = chosen
     settings = load()
     if not name:

@@ -43,6 +43,7 @@ class Markdown(markdown.Markdown):
 
 def render(text: str) -> None:
     """Print Markdown, up to 80 columns wide; only a command may be longer, and is wrapped by the terminal."""
+    text = re.sub(r"!\[[^]]*\]\([^)]*\)\n*", "", text)  # a terminal shows no picture
     console = Console(highlight=False, theme=Theme({"markdown.code": "bold"}))
     console.width = min(console.width, 80)
     console.print(Markdown(text, hyperlinks=False), crop=False)

@@ -86,8 +86,8 @@ def running(deployed: Deployment) -> Deployment:
 
 # Two workers, each with a deployment of its own; what needs none fills in where one is free.
 OF_ONE_DEPLOYMENT = {
-    "first": ["deploy", "doctor", "docs", "export", "guide"],
-    "second": ["plan", "ragflow", "stay"],
+    "first": ["deploy", "doctor", "docs", "guide"],
+    "second": ["export", "plan", "ragflow", "stay", "talk"],
 }
 
 
@@ -108,12 +108,3 @@ def listening(port: int) -> bool:
 
 def others_can_read(path: Path) -> bool:
     return bool(path.stat().st_mode & 0o044)
-
-
-DOCS = pytest.StashKey[list[str]]()
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """How much of the docs was executed, for the log of CI."""
-    for line in config.stash.get(DOCS, []):
-        terminalreporter.write_line(line)

@@ -9,10 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pexpect
-import pytest
 
 from tests.conftest import Shell
-from tests.e2e.conftest import DOCS, Deployment
+from tests.e2e.conftest import Deployment
 from tests.pages import LANGS, Block, blocks, commands, pages, plain, same
 from tests.ragflow import TOKEN, Ragflow, ragflow
 
@@ -172,7 +171,7 @@ class Walk:
 
 
 def test_every_command_of_the_docs(
-    deployed: Deployment, free_port: Callable[[], int], pytestconfig: pytest.Config, tmp_path: Path
+    deployed: Deployment, free_port: Callable[[], int], measured: Callable[[str], None], tmp_path: Path
 ) -> None:
     """Nothing but the env file says what is where, as for a reader; crontab is a file, and RAGFlow the stand-in."""
     own = deployed.shell
@@ -203,5 +202,5 @@ def test_every_command_of_the_docs(
                 own.inv("stop", timeout=120, ENV_FILE=made)
                 if made != env_file:
                     made.unlink()
-    pytestconfig.stash[DOCS] = walk.report()
+    measured("\n".join(walk.report()))
     assert not walk.failed, "\n\n".join(walk.failed)

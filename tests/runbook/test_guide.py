@@ -109,7 +109,7 @@ def test_explain_alone_lists_one_a_line(words: tuple[str, ...], clone: Shell) ->
     ("act", "says"),
     [
         (lambda: guide.explain("dowload", ""), "did you mean download?"),
-        (lambda: guide.explain("mkdirs", "fr"), "--lang cannot be fr"),
+        (lambda: guide.explain("mkdirs", "fr"), "cannot read --lang fr"),
         (lambda: guide.deploy(True, "prefligth", None), "did you mean preflight?"),
     ],
 )
