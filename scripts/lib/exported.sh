@@ -62,8 +62,8 @@ others() { # others NAME [WORD…], or several names
   local name
   for name; do [[ -f scripts/$name.sh ]] || break; done
   [[ -f scripts/$1.sh ]] || die E17 "step=$1" "steps=deploy $(help | cut -d ' ' -f 1 | xargs)"
-  [[ -f scripts/$name.sh ]] || exec bash "scripts/$1.sh" "${@:2}"
-  for name; do bash "scripts/$name.sh" || exit; done
+  if (($# == 1)) || [[ ! -f scripts/$name.sh ]]; then exec bash "$PWD/scripts/$1.sh" "${@:2}"; fi
+  for name; do RUNBOOK_TASK=$name bash "scripts/$name.sh" || exit; done
 }
 
 unpack() { cd "$(dirname "$(readlink -f "$0")")/../.."; } # in the exported script, which has them all in it, longer
