@@ -138,6 +138,8 @@ def raw_settings(environ: Mapping[str, str]) -> tuple[dict[str, str], Path]:
             raise Fault("E03", key=key, value=shown, allowed=tr(zh, en))
         # One spelling for one folder: the server's processes are known by it.
         values[key] = "/" + os.path.normpath(value).lstrip("/") if value.startswith("/") and "/.+" in pattern else value
+    if values["VENV_DIR"] == str(ROOT / ".venv"):  # that is the tasks' own environment
+        raise Fault("E03", key="VENV_DIR", value=values["VENV_DIR"], allowed=tr(*rules()["VENV_DIR"][1:]))
     return values, env_file
 
 

@@ -110,6 +110,10 @@ load_settings() {
     [[ $REPLY != /* || ${RULE[$key]} != *'/.+'* ]] || REPLY=$(realpath -sm -- "$REPLY")
     value[$key]=$REPLY
   done
+  if [[ ${value[VENV_DIR]} == "$ROOT/.venv" ]]; then # that is the tasks' own environment
+    words=${ALLOWED[VENV_DIR]}
+    die E03 key=VENV_DIR "value=$ROOT/.venv" "allowed=$(pick "${words%% | *}" "${words##* | }")"
+  fi
   for key in "${KEYS[@]}"; do export "$key=${value[$key]}"; done
   [[ ! -f $ENV_FILE ]] || export ENV_FILE
 }

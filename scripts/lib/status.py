@@ -30,7 +30,7 @@ def found() -> dict[str, Any]:
 def table(values: dict[str, Any]) -> None:
     """One line a key that is known, in the reader's language."""
     states = {"stopped": "停止", "starting": "启动中", "ready": "就绪", "failed": "失败"}
-    titles = ["状态", "阶段", "进程", "端口", "地址", "模型", "配置", "重启次数", "运行时间", "日志"]
+    titles = ["状态", "阶段", "进程", "端口", "地址", "模型", "运行设备", "重启次数", "运行时间", "日志"]
     for title, (key, value) in zip(titles, values.items(), strict=True):
         if value in (None, []):
             continue

@@ -108,6 +108,7 @@ BAD = [
     ("BASE_DIR=~/x", "E03"), ("BASE_DIR=relative", "E03"), ("GPU=first", "E03"), ("GPU=0,", "E03"),
     ("GPU_MEMORY_UTILIZATION=1.5", "E03"), ("GPU_MEMORY_UTILIZATION=0", "E03"), ("GPU_MEMORY_UTILIZATION=30%", "E03"),
     ("MAX_MODEL_LEN=32k", "E03"), ("TRUST_REMOTE_CODE=yes", "E03"), ("TMUX_SESSION=a.b", "E03"),
+    (f"VENV_DIR={ROOT}/.venv", "E03"), (f"BASE_DIR={ROOT}", "E03"),
     ("MODEL_ID=qwen", "E03"), ("SERVED_MODEL_NAME=-x", "E03"),
     ("API_KEY='a b'", "E03"), ("RUNBOOK_LANG=fr", "E03"), ("PIP_INDEX_URL=mirror", "E03"), ("HOST='a b'", "E03"),
     ("PROT=20000", "E02"), ("BASE_DIR=${HOMEE}/x", "E20"), ("LOG_DIR=${LOG_DIR}/x", "E20"),
