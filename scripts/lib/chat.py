@@ -1,7 +1,7 @@
 """Talk to the server: one question, or a conversation that Ctrl-D ends. Runs in the serving environment, for openai.
 
 Usage: chat.py [QUESTION], with BASE_URL and API_KEY in the environment. `vllm chat` does the same, but loads vLLM for
-twenty seconds first, ends in tracebacks, and knows no arrow keys.
+ten seconds and more first, ends in tracebacks, and knows no arrow keys.
 """
 
 import contextlib
