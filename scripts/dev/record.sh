@@ -29,7 +29,7 @@ run mount --bind "$MODEL_DIR" "$base/models/$SERVED_MODEL_NAME"
 run ip link set lo up
 
 terminal() { # a tmux of its own, in which the one that ./inv asks is another
-  env -i HOME=$me PATH=/usr/local/bin:/usr/bin:/bin:/usr/sbin LANG=C.UTF-8 TMUX_TMPDIR=$me tmux -u -S $me/terminal -f /dev/null "$@"
+  env -i HOME=$me PATH=/usr/local/bin:/usr/bin:/bin:/usr/sbin LANG=C.UTF-8 TMUX_TMPDIR=$me tmux -u -S "$me/$language" -f /dev/null "$@"
 }
 type() { # type COMMAND: as somebody would, and wait until the prompt is back
   say "输入 $1" "types $1"
