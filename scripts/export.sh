@@ -90,6 +90,10 @@ if (($#)); then
     die E72 "output=$output" "reason=$(pick "已有同名文件，且不是导出的脚本" "there is a file of this name that is no exported script")"
   fi
 fi
+if dry && [[ -z $output ]]; then
+  say "./inv export 输出全文" "./inv export prints the whole of it"
+  exit
+fi
 text=$(script) # whole before a byte of it is written
 if [[ -z $output ]]; then
   printf '%s\n' "$text" || die E72 "output=$(pick 标准输出 "The standard output")" "reason=$(pick 见上一行 "see above")"
