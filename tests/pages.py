@@ -102,8 +102,8 @@ def blocks(page: Path, lang: str) -> tuple[Block, ...]:
 
 def pages() -> list[dict[str, Path]]:
     """Every page in both languages, in the order of docs/en/README.md; then that list, the README and CONTRIBUTING."""
-    listed = re.findall(r"\]\(([^)#/]+\.md)\)", (ROOT / "docs/en/README.md").read_text("utf-8"))
-    names = [*dict.fromkeys(listed), "README.md"]
+    listed = re.findall(r"^- \[.+?\]\(([^)#/]+\.md)\)", (ROOT / "docs/en/README.md").read_text("utf-8"), re.MULTILINE)
+    names = [*listed, "README.md"]
     found = [{lang: ROOT / "docs" / lang / name for lang in LANGS} for name in names]
     found.append({"zh": ROOT / "README.zh.md", "en": ROOT / "README.md"})
     return [*found, {"en": ROOT / "CONTRIBUTING.md"}]

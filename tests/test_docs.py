@@ -213,6 +213,7 @@ def test_a_fault_on_a_page_is_told_in_its_own_words(lang: str) -> None:
 def test_every_step_comes_on_its_page_in_the_order_of_deploy() -> None:
     order = [name["en"].stem.split("-", 1)[-1] for name in pages()]
     assert [name for name in order if name in STEPS] == list(STEPS)
+    assert order.index("sheet") > order.index("doctor"), "the cheat sheet repeats what the pages before it have run"
 
 
 def test_a_command_has_all_of_its_lines() -> None:

@@ -16,6 +16,7 @@ from tests.pages import LANGS, Block, blocks, commands, pages, plain, same
 from tests.ragflow import TOKEN, Ragflow, ragflow
 
 LONG = 10  # seconds: a block that took longer in one language is not run again for the other
+PATIENCE = 240  # seconds for a command: a start takes one or two minutes where others run too
 PROMPT = re.compile("\x1e([0-9]+)\x1e")
 
 
@@ -129,10 +130,10 @@ class Walk:
                 terminal = self.reader(block.lang)
                 terminal.child.sendline(self.here(command))
                 self.staying.append((terminal, block.press[1]))
-                out = terminal.until(block.press[0], 400)
+                out = terminal.until(block.press[0], PATIENCE)
             else:
                 press = block.press if block.mark == "keys" else None
-                code, out = self.readers[block.lang].run(self.here(command), 400, press)
+                code, out = self.readers[block.lang].run(self.here(command), PATIENCE, press)
         except pexpect.ExceptionPexpect as error:
             self.readers[block.lang] = self.reader(block.lang)
             code, out = None, str(error)
