@@ -12,7 +12,7 @@ import pexpect
 import psutil
 
 from runbook.checks import STEPS
-from tests.conftest import Shell, copy_checkout, snapshot
+from tests.conftest import Shell, snapshot
 from tests.e2e.conftest import Deployment, listening, others_can_read
 from tests.hub import hub
 
@@ -244,36 +244,6 @@ def test_every_step_interrupted_by_ctrl_c_and_then_finished(
         own.inv("stop", timeout=120)
         own.run("tmux", "kill-server")
         shutil.rmtree(tmp_path / "base", ignore_errors=True)  # gigabytes
-
-
-def test_each_script_by_hand_without_inv(
-    free_port: Callable[[], int], tmp_path: Path, measured: Callable[[str], None]
-) -> None:
-    """In order with bash; no runner, so no uv either: pip installs the same locks."""
-    root = copy_checkout(tmp_path / "clone")
-    own = Shell(tmp_path, root, {"BASE_DIR": tmp_path / "base", "PORT": free_port()})
-    began = {}
-    try:
-        for name in STEPS:
-            start = time.monotonic()
-            done = own.script(name, timeout=900)
-            began[name] = round(time.monotonic() - start)
-            assert done.returncode == 0, (name, done.stdout[-3000:], done.stderr[-3000:])
-            if name == "install":
-                assert "-m pip install --no-deps" in done.stdout
-                assert not re.search(r"/uv'? pip install", done.stdout)
-            if name == "curl-test":
-                assert "AI assistant" in done.stdout
-        assert "vllm-qwen3" in own.run("tmux", "ls").stdout
-        done = own.script("stop", timeout=120)
-        assert done.returncode == 0, done.stderr
-        assert not listening(int(str(own.settings["PORT"])))
-        assert not (root / ".venv").exists()
-    finally:
-        own.script("stop", timeout=120)
-        own.run("tmux", "kill-server")
-        shutil.rmtree(tmp_path / "base", ignore_errors=True)  # gigabytes
-    measured(f"seconds by hand: {began}")
 
 
 def wait(condition: Callable[[], bool], seconds: float) -> None:

@@ -1,8 +1,9 @@
-"""The exported script alone, with nothing of ours but the packages and the model: to an answer, again, and stop."""
+"""The exported script alone, on a machine with nothing of this project: to an answer, again, and stop."""
 
 import os
 import re
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,15 +12,16 @@ from tests.conftest import Done, Shell
 from tests.e2e.conftest import Deployment, listening
 
 
-def test_from_nothing_to_an_answer_again_and_stop(deployed: Deployment, free_port: Callable[[], int]) -> None:
-    """VENV_DIR and MODEL_DIR are those of the shared deployment: to install and convert again would take minutes."""
+def test_from_nothing_to_an_answer_again_and_stop(
+    deployed: Deployment, free_port: Callable[[], int], measured: Callable[[str], None]
+) -> None:
+    """An empty home but for pip's own configuration, no uv, no variable of ours: each step by its script alone."""
     assert deployed.first.returncode == 0
     port, home = free_port(), deployed.shell.home / "another machine"
     home.mkdir()
     env = deployed.shell.home / "for-export.env"
     env.write_text(
-        f"PORT={port}\nTMUX_SESSION=exported\nVENV_DIR='{deployed.base}/.venv'\nMODEL_DIR='{deployed.model}'\n"
-        "BASE_DIR='${HOME}/部署 here'\nPIP_INDEX_URL=\n",
+        f"PORT={port}\nTMUX_SESSION=exported\nBASE_DIR='${{HOME}}/部署 here'\nPIP_INDEX_URL=\n",
         "utf-8",
     )
     made = Shell(deployed.shell.home, deployed.shell.root, {"ENV_FILE": env}).inv("export")
@@ -31,18 +33,27 @@ def test_from_nothing_to_an_answer_again_and_stop(deployed: Deployment, free_por
     python = next(path for path in os.environ["PATH"].split(":") if (Path(path) / "python3").exists())
     (tools / "python3").symlink_to(Path(python) / "python3")
     minimal = [f"PATH={tools}:/usr/bin:/bin", f"HOME={home}", f"TMUX_TMPDIR={home}", "LANG=C.UTF-8"]
+    minimal += [f"{key}={value}" for key, value in os.environ.items() if re.match("PIP_(?!INDEX_URL)|SSL_", key)]
+    for own in (".config/pip/pip.conf", ".pip/pip.conf"):
+        if (Path.home() / own).is_file():
+            (home / own).parent.mkdir(parents=True)
+            shutil.copy(Path.home() / own, home / own)
     machine = Shell(home)
 
     def run(*words: object) -> Done:
-        return machine.run("env", "-i", *minimal, *words, timeout=600)
+        return machine.run("env", "-i", *minimal, *words, timeout=900)
 
     folder = home / "部署 here/runbook/exported"
     try:
+        began = time.monotonic()
         first = run("bash", script)
+        measured(f"the exported script, from nothing to an answer: {time.monotonic() - began:.0f} s")
         print(first.stdout, first.stderr)
         assert first.returncode == 0
         assert re.findall(r"^(\S+) · ", first.stdout, re.MULTILINE) == list(STEPS)
         assert "AI assistant" in first.stdout, "the model's own words at temperature 0"
+        assert "-m pip install --no-deps" in first.stdout
+        assert not re.search(r"/uv'? pip install", first.stdout)
         assert str(deployed.shell.root) not in first.stdout
         assert f"Scripts, pages and settings are in {folder}" in first.stdout
         key = re.search(r"^API_KEY=(.{48})$", (folder / ".env").read_text("utf-8"), re.MULTILINE)
