@@ -5,4 +5,4 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 # Two at a time: one waits while the other works. With -n 0 they run one after the other.
 # Tests never ask a mirror: pip's own configuration is used.
-exec env PIP_INDEX_URL= "${RUNBOOK_BIN:-.venv/bin}/python" -m pytest -n 2 --dist loadgroup "$@"
+exec env PIP_INDEX_URL= "${RUNBOOK_BIN:-.venv/bin}/python" -m pytest -n 2 "$@"

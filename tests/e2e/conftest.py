@@ -1,4 +1,4 @@
-"""One deployment from a fresh checkout into an empty folder, made once and shared by the tests of this folder."""
+"""One deployment from a fresh checkout into an empty folder, made once by each worker and shared by its tests."""
 
 import shutil
 import subprocess
@@ -84,21 +84,11 @@ def running(deployed: Deployment) -> Deployment:
     return deployed
 
 
-# Two workers, each with a deployment of its own; what needs none fills in where one is free.
-OF_ONE_DEPLOYMENT = {
-    "first": ["deploy", "doctor", "docs", "guide"],
-    "second": ["export", "plan", "ragflow", "stay", "talk"],
-}
-
-
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Everything here is slow; the tests of one deployment stay together."""
+    """Everything here is slow."""
     for item in items:
         if Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.slow)
-            for group, names in OF_ONE_DEPLOYMENT.items():
-                if item.path.stem.removeprefix("test_") in names:
-                    item.add_marker(pytest.mark.xdist_group(group))
 
 
 def listening(port: int) -> bool:
