@@ -107,6 +107,7 @@ class Walk:
         # A long one is run in one language; so is one that prints the same in both.
         if not todo or seconds > LONG or (block.expected and block.expected == expected):
             self.counted["run on an earlier page, or in the other language"] += 1
+            self.done |= {self.key(block, command) for command in todo}
             return
         said = [self.command(block, command, command == todo[-1]) for command in todo]
         self.done |= {self.key(block, command) for command in todo}
