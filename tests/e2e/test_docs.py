@@ -159,7 +159,7 @@ class Walk:
         for real, page in self.shown.items():
             before = r'[\w"/]' if page == "me" else r"\w"  # "root" is a key of vLLM's JSON as well
             text = re.sub(rf"(?<!{before}){re.escape(real)}(?!\w)", page, text)
-        return plain(text)
+        return plain(re.sub(r"'(/home/me/[^']*)'", r"\1", text))  # quoted only for what the folder is called here
 
     def fail(self, block: Block, command: str, said: str) -> None:
         wanted = "" if block.expected is None else f"\n  expected:\n{block.expected}"

@@ -181,6 +181,7 @@ HARMLESS = [
     "(Worker pid=3) WARNING 01-01 03:04:05 [cpu.py:1] libtcmalloc is not found in LD_PRELOAD",
     '(APIServer pid=1) INFO:     127.0.0.1:4 - "POST /v1/chat/completions HTTP/1.1" 200 OK',
     '(APIServer pid=1) INFO:     127.0.0.1:4 - "GET /favicon.ico HTTP/1.1" 404 Not Found',
+    '(APIServer pid=1) INFO:     127.0.0.1:4 - "POST /tokenize HTTP/1.1" 401 Unauthorized',
     "Triton is installed, but doesn't include CPU backend. Disabling Triton.",
 ]
 
