@@ -142,5 +142,5 @@ def test_a_share_that_is_not_free_is_foreseen(deployed: Deployment) -> None:
     assert done.returncode == 1
     assert "is not free" in done.stdout
     assert "GPU_MEMORY_UTILIZATION=0." in done.stdout
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 15, "vLLM would take half a minute"
     assert subprocess.run(["pgrep", "-f", str(deployed.base)], capture_output=True, check=False).returncode == 1
