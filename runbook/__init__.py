@@ -1,4 +1,4 @@
-"""What the steps need beyond a command: settings, checks, order, explanations."""
+"""The Python package: the task runner, and the modules that the scripts run."""
 
 from pathlib import Path
 

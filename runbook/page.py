@@ -1,4 +1,4 @@
-"""A page of the docs on a terminal, rendered by rich: wrapped as Chinese is, commands in lines that can be copied."""
+"""Render a page of the docs on a terminal with rich: wraps Chinese text, and keeps commands as lines to copy."""
 
 import re
 from collections.abc import Iterator
@@ -10,12 +10,12 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 from rich.theme import Theme
 
-# What stays on one line: a word or a Chinese character, with the punctuation that may not stand apart from it.
+# Text that stays on one line: a word or a Chinese character, with the punctuation that belongs to it.
 UNIT = re.compile(r"[（「《]*(?:[一-鿿]|[^\s一-鿿（「《，。、；：！？）」》]+)?[，。、；：！？）」》]*\s*")
 
 
 def breaks(text: str, width: int) -> Iterator[int]:
-    """Where the lines of text begin when it is wrapped to this many columns; rich alone breaks at spaces only."""
+    """Yield where the lines begin when text is wrapped to `width` columns; rich itself breaks only at spaces."""
     column = 0
     for unit in UNIT.finditer(text):
         if column and column + cell_len(unit[0].rstrip()) > width:
@@ -25,6 +25,8 @@ def breaks(text: str, width: int) -> Iterator[int]:
 
 
 class Paragraph(markdown.Paragraph):
+    """A paragraph that is wrapped by `breaks`."""
+
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         for line in self.text.divide(breaks(self.text.plain, options.max_width)):
             line.rstrip()
@@ -32,18 +34,22 @@ class Paragraph(markdown.Paragraph):
 
 
 class Code(markdown.CodeBlock):
+    """Indented lines that are not wrapped."""
+
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         for line in str(self.text).rstrip().splitlines():
             yield Text(f"    {line}", style="cyan", no_wrap=True, overflow="ignore")
 
 
 class Markdown(markdown.Markdown):
+    """Markdown with these two elements."""
+
     elements: ClassVar = {**markdown.Markdown.elements, "paragraph_open": Paragraph, "fence": Code}
 
 
 def render(text: str) -> None:
-    """Print Markdown, up to 80 columns wide; only a command may be longer, and is wrapped by the terminal."""
-    text = re.sub(r"!\[[^]]*\]\([^)]*\)\n*", "", text)  # a terminal shows no picture
+    """Print Markdown, up to 80 columns wide; the terminal wraps a longer command."""
+    text = re.sub(r"!\[[^]]*\]\([^)]*\)\n*", "", text)  # a terminal cannot show images
     console = Console(highlight=False, theme=Theme({"markdown.code": "bold"}))
     console.width = min(console.width, 80)
     console.print(Markdown(text, hyperlinks=False), crop=False)

@@ -1,22 +1,22 @@
-"""The settings: environment, then ENV_FILE (.env), then .env.example, as one frozen record.
+"""The settings: environment, then ENV_FILE (.env), then .env.example.
 
-scripts/lib/settings.sh does the same in the shell. A line that the two could read differently is refused by both.
+scripts/lib/settings.sh does the same in the shell. Both refuse a line that they could read differently.
 """
 
 import os
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Mapping
 from functools import cache
 from io import StringIO
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
 
 from dotenv.parser import parse_stream
 
 from runbook import ROOT
-from runbook.faults import Fault, speak, tr
+from runbook.messages import Fault, set_language, tr
 
+Settings = Mapping[str, str]  # every key as text, and ENV_FILE, the settings file, which may not exist yet
 EXAMPLE = ROOT / ".env.example"
 GPU_MODEL = "Qwen/Qwen3-4B-Instruct-2507"
 DEMO_NAME = "SmolLM2-135M-Instruct"
@@ -27,51 +27,11 @@ _REFERENCE = re.compile(r"\$\{([^}:]*)(?::-([^}]*))?\}")
 _UNUSUAL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]")
 
 
-@dataclass(frozen=True)
-class Settings:
-    """Every setting with its type; `auto` for profile, model and names is resolved already."""
-
-    base_dir: Path
-    profile: str
-    model_id: str
-    model_revision: str
-    model_dir: Path
-    served_model_name: str
-    modelscope_cache: Path
-    modelscope_endpoint: str
-    modelscope_api_token: str
-    log_dir: Path
-    venv_dir: Path
-    pip_index_url: str
-    torch_find_links: str
-    host: str
-    port: int
-    api_key: str
-    gpu: str
-    gpu_memory_utilization: str
-    max_model_len: str
-    trust_remote_code: bool
-    vllm_extra_args: str
-    tmux_session: str
-    ragflow_url: str
-    ragflow_api_key: str
-    runbook_lang: str
-    env_file: Path
-
-    def env(self) -> dict[str, str]:
-        """What a script gets: every setting as text under its own name."""
-        text = {key.upper(): str(value) for key, value in asdict(self).items()}
-        text["TRUST_REMOTE_CODE"] = text["TRUST_REMOTE_CODE"].lower()
-        if not self.env_file.is_file():  # not made yet: the scripts use the default as well
-            del text["ENV_FILE"]
-        return text
-
-
 @cache
 def rules() -> dict[str, tuple[str, str, str]]:
-    """Every key's (pattern, allowed values in Chinese, in English), from the file that the shell reads too."""
+    """Return every key's (pattern, allowed values in Chinese, in English), from the file that the shell reads too."""
     found = {}
-    for line in (ROOT / "scripts" / "lib" / "settings.rules").read_text("utf-8").splitlines():
+    for line in (ROOT / "runbook" / "settings.rules").read_text("utf-8").splitlines():
         if line and not line.startswith("#"):
             key, pattern, words = line.split(maxsplit=2)
             zh, en = words.split(" | ")
@@ -80,7 +40,7 @@ def rules() -> dict[str, tuple[str, str, str]]:
 
 
 def read_file(path: Path) -> dict[str, str]:
-    """KEY → value as written, before ${NAME} is filled in. Raises Fault E01 or E02."""
+    """Return KEY → value as written, before ${NAME} is expanded. Raises Fault E01 or E02."""
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -98,13 +58,13 @@ def read_file(path: Path) -> dict[str, str]:
         if value is None or any(ord(char) < 32 for char in value):
             raise Fault("E01", file=path, line=number)
         values[named[1]] = value
-        if named[1] == "RUNBOOK_LANG":  # what is wrong further down is told in it already
-            speak(value)
+        if named[1] == "RUNBOOK_LANG":  # an error further down is reported in this language
+            set_language(value)
     return values
 
 
 def _fill(key: str, raw: Mapping[str, str], environ: Mapping[str, str], busy: tuple[str, ...] = ()) -> str:
-    """The value of a key with ${NAME} and ${NAME:-default} filled in. Raises Fault E20."""
+    """Return the value of a key with ${NAME} and ${NAME:-default} expanded. Raises Fault E20."""
     if environ.get(key) or (key in environ and key != "API_KEY"):  # an empty key must not hide the one in the file
         return environ[key]
     if key in busy:
@@ -124,7 +84,7 @@ def _fill(key: str, raw: Mapping[str, str], environ: Mapping[str, str], busy: tu
 
 
 def raw_settings(environ: Mapping[str, str]) -> tuple[dict[str, str], Path]:
-    """Every setting as text, checked, with `auto` still in it; and the env file. Raises Fault."""
+    """Return every setting as text, checked, `auto` not resolved, and the settings file. Raises Fault."""
     named = environ.get("ENV_FILE")
     env_file = Path(os.path.abspath(named)) if named else ROOT / ".env"
     if named and not env_file.is_file():
@@ -134,43 +94,37 @@ def raw_settings(environ: Mapping[str, str]) -> tuple[dict[str, str], Path]:
     for key, (pattern, zh, en) in rules().items():
         value = _fill(key, raw, environ)
         if not re.fullmatch(pattern, value, re.ASCII) or any(ord(char) < 32 or ord(char) == 127 for char in value):
-            shown = "***" if key.endswith(("API_KEY", "TOKEN")) else value or "''"
+            secret = key.endswith(("API_KEY", "TOKEN")) or ("@" in value and "https" in pattern)
+            shown = "***" if secret else value or "''"
             raise Fault("E03", key=key, value=shown, allowed=tr(zh, en))
-        # One spelling for one folder: the server's processes are known by it.
+        # One spelling for each directory, because paths identify the server's processes.
         values[key] = "/" + os.path.normpath(value).lstrip("/") if value.startswith("/") and "/.+" in pattern else value
-    if values["VENV_DIR"] == str(ROOT / ".venv"):  # that is the tasks' own environment
+    if values["VENV_DIR"] == str(ROOT / ".venv"):  # the virtual environment of the tasks
         raise Fault("E03", key="VENV_DIR", value=values["VENV_DIR"], allowed=tr(*rules()["VENV_DIR"][1:]))
     return values, env_file
 
 
-def has_card() -> bool:
-    """Whether nvidia-smi lists a card. Facts about cards come from there and from nowhere else."""
+def has_gpu() -> bool:
+    """Return whether nvidia-smi, the only source of facts about GPUs, lists a GPU."""
     import sh
 
     try:
-        return any(line.startswith("GPU ") for line in str(sh.Command("nvidia-smi")("-L")).splitlines())
+        return any(line.startswith("GPU ") for line in str(sh.Command("nvidia-smi")("-L", _tty_out=False)).splitlines())
     except (sh.CommandNotFound, sh.ErrorReturnCode):
         return False
 
 
 def load(environ: Mapping[str, str] | None = None) -> Settings:
-    """The settings of now, with the profile, the model, its folder and its name resolved. Raises Fault."""
+    """Return the current settings, with the profile, the model, its directory and its name resolved. Raises Fault."""
     values, env_file = raw_settings(os.environ if environ is None else environ)
-    profile = values["PROFILE"]
-    if profile == "auto":
-        profile = "gpu" if has_card() else "cpu"
-    model_id = values["MODEL_ID"]
-    if model_id == "auto":
-        model_id = GPU_MODEL if profile == "gpu" else "demo"
-    name = DEMO_NAME if model_id == "demo" else model_id.split("/")[-1]
-    if values["MODEL_ID"] == "auto" and values["MODEL_DIR"]:  # the folder was chosen, not the model
-        name = os.path.basename(values["MODEL_DIR"].rstrip("/")) or name
-    text = {key.lower(): value for key, value in values.items()} | {
-        "profile": profile,
-        "model_id": model_id,
-        "model_dir": values["MODEL_DIR"] or f"{values['BASE_DIR']}/models/{name}",
-        "served_model_name": values["SERVED_MODEL_NAME"] or name,
-        "env_file": str(env_file),
-    }
-    typed: dict[Any, Callable[[str], Any]] = {Path: Path, int: int, bool: "true".__eq__, str: str}
-    return Settings(**{field.name: typed[field.type](text[field.name]) for field in fields(Settings)})
+    chosen, directory = values["MODEL_ID"], values["MODEL_DIR"]
+    if values["PROFILE"] == "auto":
+        values["PROFILE"] = "gpu" if has_gpu() else "cpu"
+    if chosen == "auto":
+        values["MODEL_ID"] = GPU_MODEL if values["PROFILE"] == "gpu" else "demo"
+    name = DEMO_NAME if values["MODEL_ID"] == "demo" else values["MODEL_ID"].split("/")[-1]
+    if chosen == "auto" and directory:  # the directory was chosen, not the model
+        name = os.path.basename(directory) or name
+    values["MODEL_DIR"] = directory or f"{values['BASE_DIR']}/models/{name}"
+    values["SERVED_MODEL_NAME"] = values["SERVED_MODEL_NAME"] or name
+    return MappingProxyType(values | {"ENV_FILE": str(env_file)})

@@ -1,0 +1,1 @@
+"""The doctor: finds the cause of a failure in the log and on the machine."""

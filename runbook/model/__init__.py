@@ -1,0 +1,1 @@
+"""The model's directory: its content, the download, the embedded model."""

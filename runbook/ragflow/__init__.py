@@ -1,0 +1,1 @@
+"""RAGFlow: what it needs from the server, and the server's registration there."""
