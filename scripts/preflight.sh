@@ -1,29 +1,40 @@
 #!/usr/bin/env bash
-# Check that this machine has what the steps need.
-# 检查本机是否具备所需的工具。
+# Check that this machine meets the requirements.
+# 检查本机是否满足要求。
 set -euo pipefail
 source "$(dirname "$0")/lib/settings.sh"
+source "$ROOT/scripts/lib/server.sh"
+source "$ROOT/scripts/lib/environment.sh"
+source "$ROOT/scripts/lib/logind.sh"
 
-lacking=() apt=() dnf=()
-need() { # need TOOL APT-PACKAGE DNF-PACKAGE
-  command -v "$1" >/dev/null && return
-  lacking+=("$1") apt+=("$2") dnf+=("$3")
+has_headers() { # has_headers PYTHON: check that Triton's compiler finds its Python.h
+  local directory
+  IFS=: read -ra directory <<<"$("$1" -I -c 'import sysconfig; print(sysconfig.get_path("include"))'):${CPATH:-}:${C_INCLUDE_PATH:-}"
+  for directory in "${directory[@]}"; do [[ ! -f $directory/Python.h ]] || return 0; done
+  return 1
 }
-need tmux tmux tmux
-need ss iproute2 iproute
-need curl curl curl
+
+must_suit_vllm
+for tool in tmux ss curl awk find; do need_tool "$tool"; done
+if [[ $PROFILE == cpu ]]; then
+  need_library libnuma.so.1 # vLLM's CPU build links to it; the step install checks the other libraries
+else
+  [[ -n ${CC:-} ]] || need_tool cc # Triton compiles its launcher when vLLM starts
+fi
+if python=$(find_python 2>/dev/null); then
+  # With uv, a virtual environment needs no system package.
+  [[ -x $ROOT/.uv/uv ]] || command -v uv >/dev/null || "$python" -I -c 'import ensurepip, venv' 2>/dev/null || LACKING+=(python3-venv)
+  [[ $PROFILE == cpu ]] || has_headers "$python" || LACKING+=(Python.h)
+fi
+must_have_all
 python=$(find_python) || exit 1
-if ! "$python" -c 'import ensurepip, venv' 2>/dev/null; then
-  lacking+=(python3-venv) apt+=(python3-venv) dnf+=(python3)
-fi
-if ((${#lacking[@]} > 0)); then
-  die E04 "tools=${lacking[*]}" "install=$(package_command "apt-get=${apt[*]}" "dnf=${dnf[*]}" "yum=${dnf[*]}" "zypper=${apt[*]}" "pacman=${dnf[*]}")"
-fi
 
-folder=$BASE_DIR
-while [[ ! -e $folder ]]; do folder=$(dirname "$folder"); done
-[[ -d $folder && -w $folder && -x $folder ]] || die E06 "folder=$BASE_DIR" "user=$(id -un)" key=BASE_DIR
+can_make "$BASE_DIR" || die E06 "folder=$BASE_DIR" "user=$(id -un)" key=BASE_DIR
 
-RUNBOOK_LANG=$(lang) "$python" "$ROOT/scripts/lib/preflight.py" && code=0 || code=$?
+logout=''
+if killed_at_logout; then logout=warn; fi
+if [[ -n $logout ]] && lingers; then logout=ok; fi
+export_findings
+RUNBOOK_LOGOUT=$logout RUNBOOK_FOUND=$(environment_findings) module "$python" machine.preflight && code=0 || code=$?
 ((code != 3)) || die E56
 exit "$code"
