@@ -5,9 +5,14 @@
 set -euo pipefail
 source "$(dirname "$0")/lib/settings.sh"
 source "$ROOT/scripts/lib/server.sh"
+as_started
 
+if [[ ${1:-} == --position ]]; then # the doctor reads the log from here if the next step fails
+  log_position
+  exit
+fi
 python=$(find_python) || exit 1
-words=("$python" -u "$ROOT/scripts/lib/logs.py")
+words=(module "$python" server.logs)
 follow=''
 while (($#)); do
   case $1 in

@@ -4,4 +4,4 @@
 set -euo pipefail
 source "$(dirname "$0")/lib/settings.sh"
 
-run tmux ls 2>/dev/null || say "没有 tmux 会话" "there is no tmux session"
+run tmux ls 2>/dev/null || say "没有 tmux 会话" "There is no tmux session"
