@@ -1,5 +1,5 @@
 # Reads the settings as python-dotenv does and exports them: environment, then ENV_FILE, then .env.example.
-# Sourced by the steps, never run. A line that the two could read differently is refused by both.
+# Sourced by the steps, never run. This and runbook/settings.py refuse a line that they could read differently.
 # shellcheck shell=bash
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
@@ -19,17 +19,17 @@ read_rules() {
     KEYS+=("$key")
     RULE[$key]=$rule
     ALLOWED[$key]=$words
-  done <"$ROOT/scripts/lib/settings.rules"
+  done <"$ROOT/runbook/settings.rules"
 }
 
-read_environment() { # what a shell calls a variable may not be in the environment: env tells
+read_environment() { # from env, because a shell variable may not be in the environment
   local pair
   while IFS= read -r -d '' pair; do
     [[ $pair == API_KEY= ]] || ENVIRON[${pair%%=*}]=${pair#*=} # an empty key must not hide the one in the file
   done < <(env -0)
 }
 
-read_env() { # read_env FILE: every KEY=value of FILE into RAW
+read_env() { # read_env FILE: read every KEY=value of FILE into RAW
   local LC_ALL=C file=$1 line key rest value number=0
   while IFS= read -r line || [[ -n $line ]]; do
     number=$((number + 1))
@@ -61,7 +61,7 @@ read_env() { # read_env FILE: every KEY=value of FILE into RAW
   done <"$file"
 }
 
-value_of() { # value_of KEY: its value into REPLY, with ${NAME} and ${NAME:-default} filled in
+value_of() { # value_of KEY: set REPLY to its value, with ${NAME} and ${NAME:-default} expanded
   local key=$1 raw name found out=""
   if [[ -n ${ENVIRON[$key]+set} ]]; then
     REPLY=${ENVIRON[$key]}
@@ -104,13 +104,14 @@ load_settings() {
     if [[ ! $REPLY =~ ^(${RULE[$key]})$ || $REPLY == *[[:cntrl:]]* ]]; then
       shown=${REPLY:-"''"} words=${ALLOWED[$key]}
       [[ $key != *@(API_KEY|TOKEN) ]] || shown='***'
+      [[ $shown != *@* || ${RULE[$key]} != *https* ]] || shown='***' # an invalid address may contain a password
       die E03 "key=$key" "value=$shown" "allowed=$(pick "${words%% | *}" "${words##* | }")"
     fi
-    # One spelling for one folder: the server's processes are known by it.
+    # One spelling for each directory, because paths identify the server's processes.
     [[ $REPLY != /* || ${RULE[$key]} != *'/.+'* ]] || REPLY=$(realpath -sm -- "$REPLY")
     value[$key]=$REPLY
   done
-  if [[ ${value[VENV_DIR]} == "$ROOT/.venv" ]]; then # that is the tasks' own environment
+  if [[ ${value[VENV_DIR]} == "$ROOT/.venv" ]]; then # the virtual environment of the tasks
     words=${ALLOWED[VENV_DIR]}
     die E03 key=VENV_DIR "value=$ROOT/.venv" "allowed=$(pick "${words%% | *}" "${words##* | }")"
   fi
@@ -120,9 +121,12 @@ load_settings() {
 
 note() { [[ -n ${RUNBOOK_TASK:-} ]] || say "$1" "$2" >&2; }
 
-resolve_auto() { # what is left to the machine: the profile, the model, its folder and its name
+# nvidia-smi is the only source of facts about GPUs.
+has_gpu() { [[ $'\n'$(nvidia-smi -L 2>/dev/null) == *$'\nGPU '* ]]; }
+
+resolve_auto() { # resolve auto: the profile, the model, its directory and its name
   if [[ $PROFILE == auto ]]; then
-    PROFILE=$(has_card && echo gpu || echo cpu)
+    PROFILE=$(has_gpu && echo gpu || echo cpu)
     note "PROFILE=auto → $PROFILE（依据 nvidia-smi）" "PROFILE=auto → $PROFILE (by nvidia-smi)"
   fi
   local chosen=$MODEL_ID
@@ -138,5 +142,15 @@ resolve_auto() { # what is left to the machine: the profile, the model, its fold
   export PROFILE MODEL_ID MODEL_DIR SERVED_MODEL_NAME
 }
 
+machine() { # print a directory name for this machine: its host name, and the beginning of its machine id if there is one
+  local name id=''
+  read -r name </proc/sys/kernel/hostname
+  [[ ! -s /etc/machine-id ]] || read -r id </etc/machine-id
+  name+=${id:+-${id:0:8}}
+  echo "${name//[^A-Za-z0-9._-]/_}"
+}
+
 load_settings
 resolve_auto
+MACHINE=$(machine) # several machines may share BASE_DIR
+export MACHINE
