@@ -1,8 +1,8 @@
-"""How fast a large shard arrives over a line that limits each connection, against ModelScope's client by itself.
+"""Measure the download of a large shard with a limited rate per connection, against ModelScope's own client.
 
 Usage: .venv/bin/python bench/download.py VENV [MiB] [MB/s of a connection]
 VENV is a serving environment (VENV_DIR). Both runs, one after the other, fetch the same model from the same loopback
-hub. Printed are seconds and their ratio; the figures of one run may be compared, those of two machines may not.
+hub. It prints seconds and their ratio. Only figures of the same run are comparable, not those of two machines.
 """
 
 import os
@@ -13,12 +13,12 @@ import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from tests.e2e.test_download import MODEL, make_model
+from tests.e2e.test_modelscope import MODEL, make_model
 from tests.hub import hub
 
 
 def seconds(words: list[Path | str], environ: dict[str, str]) -> float:
-    """How long a command takes. Raises CalledProcessError."""
+    """Run a command and return its duration in seconds. Raises CalledProcessError."""
     began = time.monotonic()
     command = [str(word) for word in words]
     subprocess.run(command, env=environ, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -26,7 +26,7 @@ def seconds(words: list[Path | str], environ: dict[str, str]) -> float:
 
 
 def main() -> None:
-    """Measure and print."""
+    """Run the downloads and print their durations."""
     venv, size, rate = Path(sys.argv[1]).resolve(), int((sys.argv[2:] or ["200"])[0]), float((sys.argv[3:] or ["4"])[0])
     root = Path(__file__).resolve().parent.parent
     with (

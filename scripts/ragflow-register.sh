@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
-# Register this server in RAGFlow as its default model and ask it a question there; --remove takes that back.
-# 在 RAGFlow 中把本服务登记为默认模型并提一个问题；--remove 撤回。
+# Register this server in RAGFlow as its default model and ask a question there; --remove removes it.
+# 在 RAGFlow 中把本服务登记为默认模型并提一个问题；--remove 撤回登记。
 # Usage: ragflow-register.sh [--base-url URL] [--remove]
 set -euo pipefail
 source "$(dirname "$0")/lib/settings.sh"
 source "$ROOT/scripts/lib/server.sh"
+as_started tell
 source "$ROOT/scripts/lib/ragflow.sh"
 
 [[ -n $RAGFLOW_URL ]] || die E41 key=RAGFLOW_URL
@@ -17,5 +18,5 @@ if [[ " $* " != *" --remove "* ]]; then
 fi
 python=$(find_python) || exit 1
 words=("$@")
-! dry || words+=(--dry) # it reads, and says what it would change
-RUNBOOK_DRY='' asks "$python" "$ROOT/scripts/lib/ragflow_register.py" "${words[@]}"
+! dry || words+=(--dry) # a preview still reads, and shows what would change
+RUNBOOK_DRY='' run_module "$python" ragflow.register "${words[@]}"

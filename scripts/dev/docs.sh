@@ -6,17 +6,17 @@ source "$(dirname "$0")/../lib/settings.sh"
 
 cd "$ROOT"
 python=site/.venv/bin/python
-cmp -s requirements/docs.txt site/.venv/.requirements || bash scripts/lib/runner.sh "$ROOT/site/.venv" requirements/docs.txt
+bash scripts/support/bootstrap.sh "$ROOT/site/.venv" requirements/docs.txt
 build() { # build LANG OTHER NAME
   local work=site/.work/$1 nav
   run rm -rf "$work" "site/$1"
   run mkdir -p "$work/pages"
   run cp docs/site/*.{css,js} "$work/pages"
-  run "$python" scripts/lib/docs_site.py "$1" "$work/pages"
+  run_module "$python" dev.docs_site "$1" "$work/pages"
   nav=$(sed -nE 's/^ *([-*]|[0-9]+\.) \[[^]]*\]\(([^/)]*\.md)\).*/"\2", /p' "docs/$1/README.md" | awk '!seen[$0]++' | tr -d '\n')
-  sed "s/LANG/$1/; s/OTHER/$2/; s/NAME/$3/; s/NAV/[\"index.md\", $nav\"project.md\"]/" docs/site/zensical.toml |
-    write "$work/zensical.toml"
-  run "$python" -m zensical build --strict --clean --config-file "$work/zensical.toml"
+  write "$work/zensical.toml" \
+    sed "s/LANG/$1/; s/OTHER/$2/; s/NAME/$3/; s/NAV/[\"index.md\", $nav\"project.md\"]/" docs/site/zensical.toml
+  run "$python" -I -m zensical build --strict --clean --config-file "$work/zensical.toml"
   run mv "$work/html" "site/$1"
 }
 build zh en English

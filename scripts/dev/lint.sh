@@ -2,12 +2,14 @@
 # Run every checker: ruff, mypy, shellcheck, shfmt.
 # 运行全部检查器：ruff、mypy、shellcheck、shfmt。
 set -euo pipefail
-cd "$(dirname "$0")/../.."
-mapfile -t shell < <(git ls-files -co --exclude-standard '*.sh' inv .ci/run)
+source "$(dirname "$0")/../lib/common.sh"
+cd "$ROOT"
+bash scripts/support/bootstrap.sh .venv requirements-dev.txt
+mapfile -t shell < <(find inv .ci/run bench scripts tests -name inv -o -name run -o -name '*.sh')
 PATH=${RUNBOOK_BIN:-$PWD/.venv/bin}:$PATH
-set -x
-ruff check .
-ruff format --check .
-mypy
-shellcheck "${shell[@]}"
-shfmt -i 2 -ci -d "${shell[@]}"
+trap - ERR # the checker reports its failure itself
+run ruff check .
+run ruff format --check .
+run mypy
+run shellcheck "${shell[@]}"
+run shfmt -i 2 -ci -d "${shell[@]}"

@@ -5,7 +5,7 @@ if [[ -n ${ZSH_VERSION:-} ]]; then
   autoload -Uz bashcompinit && bashcompinit
 fi
 
-_runbook_complete() { # the words so far, asked of the very inv that is being typed; files where it knows nothing
+_runbook_complete() { # ask the inv that is being typed for the words; complete file names if there are none
   local line words
   words=$("${1/#\~/$HOME}" --complete -- inv "${COMP_WORDS[@]:1:$COMP_CWORD}" 2>/dev/null)
   COMPREPLY=()

@@ -1,7 +1,7 @@
-# How RAGFlow reaches this server, and what it should be told of it. Reads only. Sourced after settings.sh and server.sh.
+# The addresses and the Max tokens of this server for RAGFlow. Reads only. Sourced after settings.sh and server.sh.
 # shellcheck shell=bash disable=SC2034,SC2153 # names come from the settings and go to the steps and their programs
 
-lan_host() { # this machine's address as others see it: the one that its default route uses
+lan_host() { # print this machine's address for other machines: that of its default route
   local address
   address=$({ ip -o route get 1.1.1.1 2>/dev/null || true; } | sed -n 's/.* src \([^ ]*\).*/\1/p')
   address=${address:-$({ hostname -I 2>/dev/null || true; } | awk '{ print $1 }')}
@@ -9,7 +9,7 @@ lan_host() { # this machine's address as others see it: the one that its default
   echo "$address"
 }
 
-# One base URL for each place where RAGFlow can run; empty where it cannot reach the server.
+# One base URL for each place where RAGFlow can run; empty if it cannot reach the server from there.
 SOURCE_URL=$(base_url)/v1 DOCKER_URL='' LAN_URL=''
 case $HOST in
   0.0.0.0 | ::)
@@ -21,12 +21,12 @@ case $HOST in
 esac
 export SOURCE_URL DOCKER_URL LAN_URL
 
-server_context() { # max_model_len of the running server, or nothing
+server_context() { # print max_model_len of the running server, or nothing
   printf 'Authorization: Bearer %s' "$API_KEY" |
     { curl -fsS --noproxy "*" --max-time 10 "$SOURCE_URL/models" -H @- 2>/dev/null || true; } |
-    { grep -o '"max_model_len": *[0-9]*' || true; } | head -n 1 | tr -dc 0-9
+    tr , '\n' | awk -F: '/"max_model_len"/ && !found++ { gsub(/[^0-9]/, "", $2); print $2 }'
 }
 
-# RAGFlow fills a prompt up to 0.95 of Max tokens, counted by a tokenizer of its own: a quarter of the context is left
-# for the answer and for the difference between the two tokenizers.
+# RAGFlow fills a prompt up to 0.95 of Max tokens, counted with its own tokenizer: a quarter of the context is left for
+# the answer and for the difference between the two tokenizers.
 max_tokens() { echo $(($1 * 3 / 4)); }

@@ -2,7 +2,7 @@
 # Open a shell that has every setting as a plain variable, for pasting the commands of the docs.
 # 打开一个载入全部设置的 shell，便于粘贴文档里的命令。
 # Usage: shell.sh [COMMANDS]    with COMMANDS: run them and end
-# Plain, not exported: ./inv, started in it, still reads the files anew.
+# The variables are not exported, so that ./inv in this shell still reads the settings files.
 set -euo pipefail
 root=$(cd "$(dirname "$0")/../.." && pwd)
 cd "$root"
