@@ -1,4 +1,4 @@
-"""Stand-ins on loopback: RAGFlow's interface of v0.27, v0.26, v0.25 or v0.24, and a small OpenAI-compatible model.
+"""Stand-ins on loopback: RAGFlow's interface of v0.27 or v0.26, and a small OpenAI-compatible model.
 
 RAGFlow's stand-in keeps to what was recorded of v0.27, quirks included, and to what the older versions' sources say.
 Its probe and its chat really ask the base URL, so it can stand before the real vLLM as well as before the small model.
@@ -42,23 +42,13 @@ class Ragflow:
     probe_seconds: float = 10
     providers: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
     defaults: dict[str, str] = field(default_factory=dict)
-    llms: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
-    tenant: dict[str, str | None] = field(
-        default_factory=lambda: {
-            "tenant_id": "t1",
-            "llm_id": "",
-            "embd_id": "b@Builtin",
-            "asr_id": "",
-            "img2txt_id": None,
-        }
-    )
     broken: dict[str, tuple[Any, ...]] = field(default_factory=dict)
     calls: list[tuple[str, str, Any]] = field(default_factory=list)
     serial: int = 0
 
     def state(self) -> str:
         """Everything that is stored, to compare."""
-        return repr((self.providers, self.defaults, self.llms, self.tenant))
+        return repr((self.providers, self.defaults))
 
     def changes(self) -> list[str]:
         """The calls that may have changed something."""
@@ -124,8 +114,8 @@ class Ragflow:
             return missing
         if token != f"Bearer {TOKEN}":
             return 401, {"code": 401, "data": None, "message": "<Unauthorized '401: Unauthorized'>"}
-        if old:
-            return self.old(method, path, body) or missing
+        if old:  # enough to be recognized
+            return (200, {"code": 0, "data": {}, "message": "success"}) if "/my_llms" in path else missing
         words = [unquote(word) for word in minor.strip("/").split("/")]
         if words[0] == "providers":
             return self.provider(method, words[1:], body)
@@ -290,12 +280,6 @@ class Ragflow:
 
         if body.get("stream", True):
             return 200, b'data:{"code":0,"message":"","data":true}\n\n'
-        if self.version < "0.26":  # the model that the tenant's default names
-            name = (self.tenant["llm_id"] or "").removesuffix("@VLLM")
-            one = self.llms.get(("VLLM", name))
-            if not one:
-                return refused("LookupError('No default chat model for tenant.')")
-            return self.said(one["api_base"], one["api_key"], name.split("___")[0], body["question"])
         if "chat" not in self.defaults:
             return refused("LookupError('No default chat model for tenant.')")
         name, instance, provider = self.defaults["chat"].rsplit("@", 2)
@@ -315,48 +299,6 @@ class Ragflow:
             text = "**ERROR**: CONNECTION_ERROR - Connection error."
         data = {"answer": text, "audio_binary": None, "created_at": 1.0, "id": "c1", "prompt": "", "session_id": ""}
         return 200, {"code": 0, "data": data | {"reference": {"chunks": []}}, "message": "success"}
-
-    def old(self, method: str, path: str, body: Any) -> Reply | None:
-        """v0.25 and earlier: models without instances, named M___VLLM; the defaults are fields of the tenant."""
-        good = {"code": 0, "message": "success"}
-        moved = self.version >= "0.25.1"
-        read = ("GET", "/api/v1/users/me/models" if moved else "/v1/user/tenant_info")
-        written = ("PATCH", "/api/v1/users/me/models") if moved else ("POST", "/v1/user/set_tenant_info")
-        if (method, path) == read:
-            return 200, good | {"data": self.tenant | {"name": "me"}}
-        if (method, path) == written:
-            lacking = {"tenant_id", "llm_id", "embd_id", "asr_id", "img2txt_id"} - set(body)
-            if lacking:
-                return 200, {"code": 101, "data": None, "message": f"required argument are missing: {lacking}; "}
-            self.tenant |= body
-            return 200, good | {"data": True}
-        if path == "/api/v1/chat/completions" and self.version >= "0.25.1":
-            return self.chat(body)
-        if method == "GET" and path.startswith("/v1/llm/my_llms"):
-            rows: dict[str, Any] = {}
-            for (factory, name), one in self.llms.items():
-                row = {"name": name, "type": one["model_type"], "used_token": 0, "status": "1"}
-                detail = (
-                    {"api_base": one["api_base"], "max_tokens": one["max_tokens"]} if "include_details" in path else {}
-                )
-                rows.setdefault(factory, {"tags": "LLM", "llm": []})["llm"].append(row | detail)
-            return 200, good | {"data": rows}
-        if (method, path) == ("POST", "/v1/llm/delete_llm"):
-            self.llms.pop((body["llm_factory"], body["llm_name"]), None)
-            return 200, good | {"data": True}
-        if (method, path) != ("POST", "/v1/llm/add_llm"):
-            return None
-        try:
-            why = self.try_model(body["llm_name"], body["model_type"], body["api_key"], body["api_base"])
-        except OSError:
-            why = "Connection error."
-        said = f"\nFail to access model(VLLM/{body['llm_name']}).{why}" if why else ""
-        if body.get("verify") and self.version >= "0.24":
-            return 200, good | {"data": {"message": said, "success": not why}}
-        if why:
-            return 200, {"code": 102, "data": None, "message": said}
-        self.llms["VLLM", f"{body['llm_name']}___VLLM"] = {key: body[key] for key in body if key != "verify"}
-        return 200, good | {"data": True}
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -3,15 +3,16 @@
 import ast
 import re
 import subprocess
-import tomllib
+import sys
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 
 from runbook import ROOT
-from runbook.checks import STEPS
-from runbook.faults import texts
+from runbook.messages import faults
+from runbook.steps import STEPS
+from tests.conftest import checkout_files
 
 SCRIPTS = sorted(path.stem for path in (ROOT / "scripts").glob("*.sh"))
 TASKS = {
@@ -20,8 +21,7 @@ TASKS = {
     if isinstance(node, ast.FunctionDef)
 }
 SOURCES = [
-    *(ROOT / "runbook").glob("*.py"),
-    *(ROOT / "scripts").rglob("*.py"),
+    *(ROOT / "runbook").rglob("*.py"),
     *(ROOT / "scripts").rglob("*.sh"),
     ROOT / "inv",
 ]
@@ -36,6 +36,27 @@ def test_three_doors(name: str) -> None:
         text = pages[0].read_text("utf-8")
         assert f"inv {name}" in text
         assert f"bash scripts/{name}.sh" in text
+
+
+def test_every_other_script_has_its_task_or_its_caller() -> None:
+    code = {path: path.read_text("utf-8") for path in [*SOURCES, ROOT / "runbook/server/supervisord.conf"]}
+    tasks = (ROOT / "tasks.py").read_text("utf-8")
+    for path in (ROOT / "scripts/dev").iterdir():
+        assert f'run_script("dev/{path.stem}"' in tasks, path
+    for path in (ROOT / "scripts/support").iterdir():
+        if path.stem != "shell":  # for the reader of the docs
+            callers = [other for other, text in code.items() if other != path and path.stem in text]
+            assert callers, path
+    folders = {path.name for path in (ROOT / "scripts").iterdir() if path.is_dir()}
+    assert folders <= {"lib", "support", "dev"}
+
+
+def test_every_directory_is_in_the_tree_of_contributing() -> None:
+    tree = (ROOT / "CONTRIBUTING.md").read_text("utf-8").split("```text\n")[1].split("```")[0]
+    for parent in ("runbook", "scripts"):
+        for path in (ROOT / parent).iterdir():
+            if path.is_dir() and path.name != "__pycache__":
+                assert f"{path.name}/ " in tree, path
 
 
 def test_every_step_is_a_script() -> None:
@@ -64,17 +85,17 @@ def test_a_script_begins_with_its_purpose(path: Path) -> None:
 
 def test_every_code_is_known_used_and_documented() -> None:
     code = "\n".join(path.read_text("utf-8") for path in SOURCES)
-    used = set(re.findall(r"(?:die|tell) (E\d\d)", code)) | set(re.findall(r'(?:Fault|Trouble|fail)\("(E\d\d)"', code))
-    seen = {code for code, entry in texts().items() if "pattern" in entry}  # the doctor's, by what is in the log
-    assert used | seen == set(texts())
+    used = set(re.findall(r"(?:die|tell) (E\d\d)", code)) | set(re.findall(r'(?:Fault|fault|Finding)\("(E\d\d)"', code))
+    seen = {code for code, entry in faults().items() if "pattern" in entry}  # the doctor's, by what is in the log
+    assert used | seen == set(faults())
     for lang in ("zh", "en"):
         page = (ROOT / "docs" / lang / "troubleshooting.md").read_text("utf-8")
-        assert re.findall(r"^## (E\d\d)$", page, re.MULTILINE) == list(texts())
+        assert re.findall(r"^## (E\d\d)$", page, re.MULTILINE) == list(faults())
 
 
-@pytest.mark.parametrize("code", sorted(texts()))
+@pytest.mark.parametrize("code", sorted(faults()))
 def test_a_fault_says_the_same_in_both_languages(code: str) -> None:
-    entry = texts()[code]
+    entry = faults()[code]
     assert set(entry) - {"pattern", "rank", "level", "least"} == {"title", "what", "fix"}
     for part in (entry["title"], entry["what"], entry["fix"]):
         assert set(part) == {"zh", "en"}
@@ -82,20 +103,101 @@ def test_a_fault_says_the_same_in_both_languages(code: str) -> None:
         assert re.search(r"[一-鿿]|^{install}$|^\./inv |^cp ", part["zh"])
 
 
-@pytest.mark.parametrize("program", ["machine", "plan", "doctor", "preflight"])
-def test_what_the_programs_say_is_the_same_in_both_languages(program: str) -> None:
-    for key, entry in tomllib.loads((ROOT / "scripts/lib/texts.toml").read_text("utf-8"))[program].items():
-        zh, en = (set(re.findall(r"\{(\w+)", entry[lang])) for lang in ("zh", "en"))
-        assert zh == en, key
-        words = re.search("[A-Za-z]{3}", re.sub(r"\{.*?\}", "", entry["en"]))
-        assert not words or re.search("[一-鿿]", entry["zh"]), key
+def test_a_text_has_the_same_values_in_both_languages() -> None:
+    """Of tr(zh, en), where both stand in the call."""
+    seen = 0
+    for path in (ROOT / "runbook").rglob("*.py"):
+        for call in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if not (
+                isinstance(call, ast.Call) and getattr(call.func, "id", "") in ("tr", "say") and len(call.args) == 2
+            ):
+                continue
+            if not all(isinstance(text, ast.JoinedStr | ast.Constant) for text in call.args):
+                continue
+            zh, en = (
+                {ast.unparse(part.value) for part in ast.walk(text) if isinstance(part, ast.FormattedValue)}
+                for text in call.args
+            )
+            assert zh == en, (path.name, call.lineno)
+            seen += 1
+    assert seen > 50
+
+
+def test_there_is_one_way_to_write_a_text() -> None:
+    """tr(zh, en) in Python, pick and say in the shell; only the faults are data."""
+    assert [path.name for path in ROOT.glob("runbook/**/*.toml")] == ["faults.toml"]
+    for path in (ROOT / "runbook").rglob("*.py"):
+        if path.parent.name != "messages":
+            assert not re.search(r"RUNBOOK_LANG\"\) *==|language\(\) ==", path.read_text("utf-8")), path
+
+
+def test_scripts_lib_is_only_shell_that_is_sourced() -> None:
+    for path in (ROOT / "scripts/lib").iterdir():
+        assert path.suffix in (".sh", ".fish"), path
+        assert not path.stat().st_mode & 0o111, path
+        assert "ourced" in path.read_text("utf-8")[:400], path
+
+
+def _imports(path: Path, at_start: bool) -> set[str]:
+    """The modules that a file imports: at its start, or anywhere."""
+    tree = ast.parse(path.read_text("utf-8"))
+    nodes = tree.body if at_start else list(ast.walk(tree))
+    found = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    return found | {node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)}
+
+
+MODULES = {
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+    for path in (ROOT / "runbook").rglob("*.py")
+}
+
+
+def _needed_at_start(name: str) -> set[str]:
+    """All that is imported, directly or not, when a module of runbook/ is imported."""
+    seen: set[str] = set()
+    todo = {name}
+    while todo:
+        one = todo.pop()
+        seen.add(one)
+        if one in MODULES:
+            todo |= _imports(MODULES[one], at_start=True) - seen
+    return seen
+
+
+def test_what_a_script_runs_imports_the_standard_library_only() -> None:
+    shell = "".join(path.read_text("utf-8") for path in (ROOT / "scripts").rglob("*.sh"))
+    called = set(re.findall(r'\b(?:exec_|run_)?module "?\$[^ ]+ ([a-z_]+(?:\.[a-z_]+)?)', shell))
+    assert len(called) > 12
+    for name in called:
+        module = f"runbook.{name}"
+        module = f"{module}.__main__" if f"{module}.__main__" in MODULES else module
+        assert module in MODULES, module
+        strange = {one for one in _needed_at_start(module) if one.partition(".")[0] not in sys.stdlib_module_names}
+        assert all(one.partition(".")[0] == "runbook" for one in strange), (module, strange)
+
+
+def test_no_modules_import_each_other() -> None:
+    of = {name: _imports(path, at_start=False) & MODULES.keys() for name, path in MODULES.items()}
+
+    def visit(name: str, above: tuple[str, ...]) -> None:
+        assert name not in above, " -> ".join([*above, name])
+        for one in of[name]:
+            visit(one, (*above, name))
+
+    for name in MODULES:
+        visit(name, ())
+
+
+def test_test_files_have_distinct_names() -> None:
+    names = [path.name for path in (ROOT / "tests").rglob("test_*.py")]
+    assert len(names) == len(set(names))
 
 
 def test_every_value_of_a_fault_is_given_where_it_is_raised() -> None:
     calls = re.findall(r"(?:die|tell) (E\d\d)(.*)", _shell())
     assert calls
     for code, words in calls:
-        needed = set(re.findall(r"\{(\w+)\}", texts()[code]["what"]["en"] + texts()[code]["fix"]["en"]))
+        needed = set(re.findall(r"\{(\w+)\}", faults()[code]["what"]["en"] + faults()[code]["fix"]["en"]))
         assert needed <= set(re.findall(r'(?:^|[ "])(\w+)=', words)), (code, words)
 
 
@@ -106,7 +208,7 @@ def _shell() -> str:
 @pytest.mark.parametrize("code", ["E07", "E20"])
 @pytest.mark.parametrize("lang", ["zh", "en"])
 def test_shell_and_python_tell_a_fault_alike(code: str, lang: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from runbook.faults import Fault
+    from runbook.messages import Fault
 
     monkeypatch.setenv("RUNBOOK_LANG", lang)
     values = {"port": "1", "owner": "a & b \\ c {port}", "other": "$2", "key": "K", "name": "N"}
@@ -117,7 +219,7 @@ def test_shell_and_python_tell_a_fault_alike(code: str, lang: str, monkeypatch: 
         text=True,
         check=True,
     )
-    assert done.stderr == f"{Fault(code, **values).message}\n"
+    assert done.stderr == f"{Fault(code, **values)!s}\n"
 
 
 def locked(name: str) -> dict[str, str]:
@@ -174,14 +276,25 @@ def test_every_link_in_the_docs_leads_somewhere() -> None:
 
 def test_nothing_private_is_in_the_tree() -> None:
     """No home folder, no address of a package index but the public ones that the settings name."""
-    names = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True)
-    for name in names.stdout.splitlines():
+    names = checkout_files()
+    assert "inv" in names
+    for name in names:
         if name.startswith("tests/") or not (ROOT / name).is_file():
             continue
         text = (ROOT / name).read_text("utf-8", "replace")
         assert not re.search(r"/(?:root|work|home/[a-z]+)/\w", text.replace("/home/me", "")), name
         hosts = set(re.findall(r"https://([^/\s\"'）。)]+)/[^\s]*(?:simple|whl|wheels)", text))
         assert hosts <= {"mirrors.aliyun.com", "pypi.tuna.tsinghua.edu.cn", "pypi.org", "download.pytorch.org"}, name
+
+
+def test_the_scripts_need_no_tool_that_a_minimal_system_lacks() -> None:
+    """What they need is asked for by preflight; procps, psmisc, lsof and hostname are not."""
+    for path in [ROOT / "inv", *(ROOT / "scripts").rglob("*.sh")]:
+        code = re.sub(r"(^| )#.*", "", path.read_text("utf-8"), flags=re.MULTILINE)
+        found = re.findall(
+            r"(?:^|[|;({&] *|\bxargs )(ps|pgrep|pkill|killall|lsof|fuser|free|which|bc|less) ", code, re.M
+        )
+        assert found == [], path.name
 
 
 @pytest.mark.slow

@@ -1,5 +1,8 @@
 """One deployment from a fresh checkout into an empty folder, made once by each worker and shared by its tests."""
 
+import fcntl
+import json
+import os
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
@@ -9,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.conftest import Done, Shell, copy_checkout
+from tests.conftest import LANES, Done, Shell, copy_checkout
 
 
 @dataclass
@@ -61,18 +64,61 @@ class Deployment:
         return found
 
 
+def copy_tree(source: Path, target: Path) -> None:
+    """A copy without logs and what belongs to the running server; environments, of gigabytes, by hard links."""
+
+    def copy(one: str, other: str) -> None:
+        (os.link if "/.venv/" in one else shutil.copy2)(one, other)
+
+    def left_out(folder: str, names: list[str]) -> set[str]:
+        top = Path(folder) == source or Path(folder).parent == source  # tests/data has logs as well
+        return {"logs", "run", f"tmux-{os.getuid()}"} & set(names) if top else set()
+
+    shutil.copytree(source, target, symlinks=True, ignore=left_out, copy_function=copy, dirs_exist_ok=True)
+
+
+def move_environment(folder: Path, old: str, new: str) -> None:
+    """A virtual environment that was copied: its programs and its own record name the place where they lie now."""
+    for path in [*folder.glob("pyvenv.cfg"), *folder.glob("bin/*")]:
+        if path.is_symlink() or old.encode() not in (data := path.read_bytes()):
+            continue
+        mode = path.stat().st_mode
+        path.unlink()  # it may be a hard link to the original
+        path.write_bytes(data.replace(old.encode(), new.encode()))
+        path.chmod(mode)
+
+
 @pytest.fixture(scope="session")
 def deployed(tmp_path_factory: pytest.TempPathFactory, free_port: Callable[[], int]) -> Iterator[Deployment]:
-    """The README's `./inv deploy` where nothing is yet, in a folder whose name has spaces and Chinese."""
+    """The README's `./inv deploy` where nothing is yet, in a folder whose name has spaces and Chinese.
+
+    The first of several workers deploys; the others wait for it and get a copy, with what that deploy printed.
+    """
     home = tmp_path_factory.mktemp("e2e")
-    root = copy_checkout(home / "新 checkout")
+    base, root = home / "base 目录", home / "新 checkout"
     # The port comes from the environment: on a shared machine the usual one may be somebody's.
-    shell = Shell(home, root, {"BASE_DIR": home / "base 目录", "PORT": free_port()})
-    first = shell.inv("deploy", timeout=1200)
+    shell = Shell(home, root, {"BASE_DIR": base, "PORT": free_port()})
+    shared = tmp_path_factory.getbasetemp()
+    shared = shared.parent if "PYTEST_XDIST_WORKER" in os.environ else shared
+    kept = shared / "deployment"
+    with (shared / "deployment.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if mine := not kept.exists():
+            copy_checkout(root)
+            first = shell.inv("deploy", timeout=1200)
+            copy_tree(home, kept)
+            (kept / "first.json").write_text(json.dumps([str(home), first.returncode, first.stdout, first.stderr]))
+        else:
+            copy_tree(kept, home)
+            where, *said = json.loads((kept / "first.json").read_text())
+            first = Done([], *said)
+            for folder in (root / ".venv", base / ".venv"):
+                move_environment(folder, where, str(home))
     yield Deployment(shell, first)
     shell.inv("stop", timeout=120)
     shell.run("tmux", "kill-server")
-    shutil.rmtree(home / "base 目录", ignore_errors=True)
+    for folder in (base, kept) if mine else (base,):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture
@@ -85,10 +131,18 @@ def running(deployed: Deployment) -> Deployment:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Everything here is slow."""
+    """Everything here is slow and goes first, the longest of it before all."""
+    here = Path(__file__).parent
     for item in items:
-        if Path(__file__).parent in item.path.parents:
+        if here in item.path.parents:
             item.add_marker(pytest.mark.slow)
+    order = [*LANES]
+
+    def rank(item: pytest.Item) -> tuple[bool, int]:
+        name = item.path.stem
+        return here not in item.path.parents, order.index(name) if name in order else len(order)
+
+    items.sort(key=rank)
 
 
 def listening(port: int) -> bool:

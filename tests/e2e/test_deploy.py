@@ -3,31 +3,37 @@
 import json
 import re
 import shutil
+import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
 import httpx
 import pexpect
 import psutil
+import pytest
 
-from runbook.checks import STEPS
-from tests.conftest import Shell, snapshot
+from runbook import ROOT
+from runbook.steps import STEPS
+from tests.conftest import Shell, at_rest
 from tests.e2e.conftest import Deployment, listening, others_can_read
 from tests.hub import hub
 
 
 def ask(deployed: Deployment, name: str, key: str, question: str) -> httpx.Response:
-    """The runbook's own curl, by its own words, as a request."""
+    """The runbook's own curl, by its own words, as a request; at temperature 0 the answer is the same each time."""
+    messages = [{"role": "user", "content": question}]
     return httpx.post(
         f"http://127.0.0.1:{deployed.port}/v1/chat/completions",
         headers={"Authorization": f"Bearer {key}"},
-        json={"model": name, "messages": [{"role": "user", "content": question}], "max_tokens": 64},
+        json={"model": name, "messages": messages, "max_tokens": 64, "temperature": 0},
         timeout=120,
         trust_env=False,
     )
 
 
+@pytest.mark.smoke
 def test_the_first_deploy_ends_with_an_answer(deployed: Deployment) -> None:
     out = deployed.first.stdout
     assert deployed.first.returncode == 0, out[-3000:] + deployed.first.stderr[-3000:]
@@ -39,12 +45,20 @@ def test_the_first_deploy_ends_with_an_answer(deployed: Deployment) -> None:
     print(out)
 
 
+@pytest.mark.smoke
 def test_the_first_log_is_short_and_has_no_noise(deployed: Deployment) -> None:
-    lines = deployed.first.stdout.splitlines()
-    assert len(lines) < 140, "150 packages, one a line, would be noise"
-    assert not [line for line in lines if "\r" in line or "\x1b" in line or line.startswith(" + ")]
+    """How many lines there are depends on pip, uv and the network; what they must not be does not."""
+    out = deployed.first.stdout
+    assert not re.findall(r"[^\n]*[\x00-\x08\x0b-\x1f\x7f][^\n]*", out), "control characters are for a terminal"
+    lines = [line for line in out.split("\n") if line.strip()]
+    repeated = [line for line, times in Counter(lines).items() if times > 3]
+    assert not [line for line in repeated if not line.startswith("    $ ")], "several steps run the same command"
+    locked = set(re.findall(r"^([\w.-]+)==", (ROOT / "requirements/cpu.txt").read_text("utf-8"), re.MULTILINE))
+    named = {name for name in locked if re.search(rf"^[ +]*(\w+ )?{re.escape(name)}\b", out, re.MULTILINE)}
+    assert len(named) < len(locked) / 3, "the large packages, which take time, and not a line for each of 150"
 
 
+@pytest.mark.smoke
 def test_the_session_is_there_and_shows_the_log(running: Deployment) -> None:
     assert "vllm-qwen3: 1 windows" in running.shell.run("tmux", "ls").stdout
     assert "vllm-qwen3" in running.shell.inv("tmux-ls").stdout
@@ -53,6 +67,7 @@ def test_the_session_is_there_and_shows_the_log(running: Deployment) -> None:
     assert "Application startup complete" in (running.base / "logs/vllm.log").read_text("utf-8")
 
 
+@pytest.mark.smoke
 def test_the_runbooks_own_curl(running: Deployment) -> None:
     """The folder path as the model's name and the key as Bearer, through curl itself."""
     body = {"model": str(running.model), "messages": [{"role": "user", "content": "用中文简单介绍一下你自己"}]}
@@ -60,20 +75,22 @@ def test_the_runbooks_own_curl(running: Deployment) -> None:
         *("curl", "-s", "--noproxy", "*", "-X", "POST", f"http://127.0.0.1:{running.port}/v1/chat/completions"),
         *("-H", "Content-Type: application/json", "-H", f"Authorization: Bearer {running.key}"),
         *("-d", json.dumps(body)),
-        timeout=120,
+        timeout=300,
     )
     reply = json.loads(done.stdout)
     assert reply["choices"][0]["message"]["content"], "the embedded model's Chinese is noise, but it comes to an end"
     assert reply["usage"]["completion_tokens"] <= 512
-    assert "Paris" in ask(running, str(running.model), running.key, "What is the capital of France?").text
+    assert "Beijing" in ask(running, str(running.model), running.key, "What is the capital of China?").text
 
 
+@pytest.mark.smoke
 def test_both_names_work_and_others_do_not(running: Deployment) -> None:
     assert ask(running, "SmolLM2-135M-Instruct", running.key, "Hi").status_code == 200
     assert ask(running, "qwen", running.key, "Hi").status_code == 404
     assert ask(running, str(running.model), "dummy", "Hi").status_code == 401
 
 
+@pytest.mark.smoke
 def test_the_key_is_nowhere_that_others_can_read(running: Deployment) -> None:
     key = running.key
     assert len(key) == 48
@@ -90,17 +107,18 @@ def test_the_key_is_nowhere_that_others_can_read(running: Deployment) -> None:
     assert key not in running.shell.run("tmux", "show-environment", "-g").stdout
 
 
+@pytest.mark.smoke
 def test_the_second_deploy_only_checks(running: Deployment) -> None:
-    before = {path: seen for path, seen in snapshot(running.base).items() if "/logs" not in path}
+    before = at_rest(running.base)
     pids = running.server()
     done = running.shell.inv("deploy", timeout=120)
     assert done.returncode == 0, done.stderr
     for name in ("mkdirs", "venv", "install", "download", "tmux-start"):
         assert re.search(rf"\] {name} +✓ +\d\.\d s  already done: ", done.stdout), name
-    assert before == {path: seen for path, seen in snapshot(running.base).items() if "/logs" not in path}
+    assert before == at_rest(running.base)
     by_hand = running.shell.script("tmux-start")
     assert by_hand.returncode == 0, by_hand.stderr
-    assert "is up already" in by_hand.stdout, "the script alone sees the same server and the same settings"
+    assert "is already running or starting" in by_hand.stdout, "the script alone sees the same server and settings"
     assert pids == running.server()
     print(done.stdout)
 
@@ -119,11 +137,12 @@ def test_a_wrong_key_fails_the_self_test(running: Deployment) -> None:
     assert "E16 " in done.stderr
 
 
+@pytest.mark.smoke
 def test_stop_leaves_nothing_and_deploy_brings_it_back(running: Deployment) -> None:
     assert len(running.processes()) >= 3
     done = running.shell.inv("stop", timeout=120)
     assert done.returncode == 0, done.stderr
-    assert not running.processes()
+    wait(lambda: not running.processes(), 5)
     assert not listening(running.port)
     assert running.shell.run("tmux", "ls").returncode != 0
     again = running.shell.inv("deploy", timeout=300)
@@ -134,7 +153,7 @@ def test_stop_leaves_nothing_and_deploy_brings_it_back(running: Deployment) -> N
 def test_serve_beside_the_running_server_is_refused(running: Deployment) -> None:
     done = running.shell.inv("serve", timeout=60)
     assert done.returncode == 1
-    assert "This server runs already" in done.stderr
+    assert "This server is already running" in done.stderr
     assert "E26 " in done.stderr
 
 
@@ -142,11 +161,11 @@ def test_changed_settings_are_said_and_not_forced_on_a_running_server(running: D
     before = {process.pid for process in running.processes()}
     done = running.shell.inv("deploy", timeout=60, MAX_MODEL_LEN=2048)
     assert done.returncode == 1
-    assert "other values of: MAX_MODEL_LEN" in done.stderr
+    assert "different values of: MAX_MODEL_LEN" in done.stderr
     assert "./inv restart" in done.stderr
     assert {process.pid for process in running.processes()} == before
     done = running.shell.inv("deploy", timeout=60, PORT=running.port + 1)
-    assert "other values of: PORT" in done.stderr, "and no waiting for a port that will never open"
+    assert "different values of: PORT" in done.stderr, "and no waiting for a port that will never open"
 
 
 def test_another_server_on_the_port_is_not_taken_for_ours(running: Deployment, free_port: Callable[[], int]) -> None:
@@ -155,7 +174,7 @@ def test_another_server_on_the_port_is_not_taken_for_ours(running: Deployment, f
     other = Shell(running.shell.home, running.shell.root, {**running.shell.settings, "TMUX_SESSION": "second"})
     done = other.inv("tmux-start", timeout=60)
     assert done.returncode == 1
-    assert f"Port {port} is taken by" in done.stderr
+    assert f"Port {port} is already in use by" in done.stderr
     assert httpx.get(f"http://127.0.0.1:{port}/health", trust_env=False).status_code == 200
 
 
@@ -164,7 +183,7 @@ def test_stop_while_it_warms_up(running: Deployment) -> None:
     child = pexpect.spawn(
         str(running.shell.root / "inv"), ["tmux-start"], env=running.shell.environ(), encoding="utf-8", timeout=60
     )
-    child.expect("looking at the model")
+    child.expect("checking the model")
     child.sendintr()
     child.expect("Interrupted by Ctrl-C")
     child.expect(pexpect.EOF)
@@ -173,22 +192,30 @@ def test_stop_while_it_warms_up(running: Deployment) -> None:
     assert running.processes(), "the start goes on in tmux"
     done = running.shell.inv("stop", timeout=120)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert not running.processes()
+    wait(lambda: not running.processes(), 5)
     assert not listening(running.port)
 
 
 def test_serve_in_the_foreground_until_ctrl_c(deployed: Deployment) -> None:
     assert deployed.shell.inv("stop", timeout=120).returncode == 0
     child = pexpect.spawn(
-        str(deployed.shell.root / "inv"), ["serve"], env=deployed.shell.environ(), encoding="utf-8", timeout=120
+        str(deployed.shell.root / "inv"), ["serve"], env=deployed.shell.environ(), encoding="utf-8", timeout=300
     )
     child.expect("Application startup complete")
     assert ask(deployed, "SmolLM2-135M-Instruct", deployed.key, "Hi").status_code == 200
     refused = deployed.shell.inv("tmux-start", timeout=60)
     assert "E26 " in refused.stderr, "it does not survive the terminal, and is not taken for the one in tmux"
+    answers: list[int] = []
+    question = (deployed, "SmolLM2-135M-Instruct", deployed.key, "Count from 1 to 200.")
+    asking = threading.Thread(target=lambda: answers.append(ask(*question).status_code))
+    asking.start()
+    time.sleep(0.5)
     child.sendintr()
+    child.expect("requests in flight get up to 30 s")
     child.expect(pexpect.EOF)
     child.close()
+    asking.join(60)
+    assert answers == [200], "a request in flight gets its time"
     assert child.exitstatus == 0, "Ctrl-C is how it is meant to end"
     wait(lambda: not deployed.processes(), 30)
     assert not listening(deployed.port)
@@ -222,7 +249,7 @@ def test_every_step_interrupted_by_ctrl_c_and_then_finished(
 ) -> None:
     """In a terminal of its own, into an empty folder: after each Ctrl-C the same command goes on."""
     own = Shell(tmp_path, deployed.shell.root, {"BASE_DIR": tmp_path / "base", "PORT": free_port()})
-    moments = ["-m venv", " pip install --python", "vllm --version", "convert_demo", "starting the engine"]
+    moments = [" venv --quiet", " pip install --python", "vllm --version", "convert_embedded", "starting the engine"]
     try:
         for moment in moments:
             child = pexpect.spawn(str(own.root / "inv"), ["deploy"], env=own.environ(), encoding="utf-8", timeout=300)
@@ -239,7 +266,7 @@ def test_every_step_interrupted_by_ctrl_c_and_then_finished(
         assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
         assert "AI assistant" in done.stdout
         assert not list((tmp_path / "base").rglob("*.new.*"))
-        assert not (tmp_path / "base/modelscope_cache/demo").exists()
+        assert not list((tmp_path / "base").rglob(".runbook-work"))
     finally:
         own.inv("stop", timeout=120)
         own.run("tmux", "kill-server")

@@ -21,7 +21,7 @@ for line in sys.stdin.read().split("\\n"):
 
 def test_the_cuda_lock_is_what_a_resolver_accepts(deployed: Deployment) -> None:
     """With every dependency followed, for the platform of a machine with a card; nothing is installed."""
-    uv = deployed.shell.root / ".venv/bin/uv"
+    uv = deployed.shell.root / ".uv/uv"
     done = deployed.shell.run(
         *(uv, "pip", "compile", "--quiet", "--no-header", "--no-annotate", "--python-version", "3.11"),
         *("--python-platform", "x86_64-manylinux_2_28"),

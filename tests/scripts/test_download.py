@@ -30,7 +30,7 @@ class Listed:
 
 @given(path=paths)
 def test_no_listed_path_leaves_the_folder(path: Any, tmp_path_factory: pytest.TempPathFactory) -> None:
-    from fetch_model import safe
+    from runbook.model.download import safe
 
     folder = tmp_path_factory.getbasetemp() / "listed"
     folder.mkdir(exist_ok=True)
@@ -48,7 +48,7 @@ def test_no_listed_path_leaves_the_folder(path: Any, tmp_path_factory: pytest.Te
     "path", ["config.json", "sub/model.safetensors", ".gitattributes", "名称 有空格.txt", "..a", "a..b"]
 )
 def test_ordinary_paths_are_taken(path: str, tmp_path: Path) -> None:
-    from fetch_model import checked_listing
+    from runbook.model.download import checked_listing
 
     files = checked_listing(tmp_path, [Listed("sub", is_dir=True), Listed(path, 7, "AB" * 32)], "a/b")
     assert files == {path: {"size": 7, "sha256": "ab" * 32, "mtime_ns": None}}
@@ -66,7 +66,7 @@ def test_what_a_kill_leaves_of_a_merge_becomes_parts_again(
     constants.DOWNLOAD_PART_SIZE = PART  # type: ignore[attr-defined]
     sys.modules |= {"modelscope_hub": types.ModuleType("modelscope_hub"), "modelscope_hub.constants": constants}
     try:
-        from parts import arrived, part_names, salvage
+        from runbook.model.partial_files import bytes_on_disk, partial_files, split_merged
 
         folder = tmp_path_factory.mktemp("parts")
         content, target = random.Random(seed).randbytes(size), folder / "m.safetensors"
@@ -76,9 +76,9 @@ def test_what_a_kill_leaves_of_a_merge_becomes_parts_again(
             end = min(start + PART, size)
             if end > merged:  # deleted only when all of it is in
                 (folder / f"m.safetensors_{start}_{end - 1}").write_bytes(content[start:end])
-        salvage(target, size)
-        assert arrived(target, size) == size
-        for part in part_names(target):
+        split_merged(target, size)
+        assert bytes_on_disk(target, size) == size
+        for part in partial_files(target):
             start, end = map(int, part.name.split("_")[1:])
             assert part.read_bytes() == content[start : end + 1]
     finally:
@@ -87,37 +87,37 @@ def test_what_a_kill_leaves_of_a_merge_becomes_parts_again(
 
 @pytest.fixture
 def recorded(shell: Shell) -> Path:
-    from model_folder import record
+    from runbook.model.directory import record
 
     folder = shell.home / "model"
     folder.mkdir()
     (folder / "config.json").write_text("{}")
     (folder / "tokenizer.json").write_text("{}")
     (folder / "model.safetensors").write_bytes((2).to_bytes(8, "little") + b"{}")
-    record(folder, "acme/Tiny", "v1")
+    record(folder, "acme/Tiny", "v1", sorted(path.name for path in folder.iterdir()))
     return folder
 
 
 def check(
     shell: Shell, folder: Path, model: str = "acme/Tiny", revision: str = "v1", lang: str = ""
 ) -> tuple[int, str]:
-    program = shell.root / "scripts/lib/model_folder.py"
-    done = shell.run("python3", program, "check", folder, model, revision, RUNBOOK_LANG=lang)
+    words = ("-m", "runbook.model.directory", "check", folder, model, revision)
+    done = shell.run("python3", *words, RUNBOOK_LANG=lang, PYTHONPATH=shell.root)
     assert not done.stderr
     return done.returncode, done.stdout.strip()
 
 
 def test_a_recorded_folder_is_whole_until_a_file_changes(shell: Shell, recorded: Path) -> None:
-    assert check(shell, recorded) == (0, "1 safetensors, 0.00 GiB; as in its manifest")
+    assert check(shell, recorded) == (0, "1 safetensors, 0.00 GiB; matches its manifest")
     assert check(shell, recorded, lang="zh")[1].endswith("；与下载清单一致")
     os.utime(recorded / "config.json")
-    assert check(shell, recorded) == (1, "config.json: not as it was downloaded")
+    assert check(shell, recorded) == (1, "config.json: changed since the download")
     (recorded / "config.json").unlink()
     assert check(shell, recorded)[0] == 1
 
 
 def test_another_revision_or_model_is_told_from_a_whole_folder(shell: Shell, recorded: Path) -> None:
-    assert check(shell, recorded, revision="v2") == (1, "it is of revision v1, not v2")
+    assert check(shell, recorded, revision="v2") == (1, "its revision is v1, not v2")
     assert check(shell, recorded, model="acme/Other") == (3, "acme/Tiny")
 
 
@@ -142,5 +142,5 @@ def test_another_model_in_the_folder_is_left_alone(shell: Shell, recorded: Path)
 def test_the_token_is_never_shown(shell: Shell) -> None:
     done = shell.script("download", MODELSCOPE_API_TOKEN="two words")
     assert done.returncode == 1
-    assert "MODELSCOPE_API_TOKEN cannot be ***" in done.stderr
+    assert "MODELSCOPE_API_TOKEN=*** is invalid" in done.stderr
     assert "two words" not in done.stdout + done.stderr

@@ -1,4 +1,4 @@
-"""The exported script: what is in it and what is not, and where it unpacks. What it does: tests/e2e/test_export.py."""
+"""The exported script: what is in it and what is not, and where it unpacks. Running it: tests/e2e."""
 
 import os
 import re
@@ -12,9 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from runbook import ROOT
-from runbook.checks import STEPS
 from runbook.settings import raw_settings, read_file, rules
-from tests.conftest import Shell
+from tests.conftest import Shell, checkout_files
 
 MIRROR = "https://mirrors.aliyun.com/pypi/simple/"  # the default
 SECRET = "not-for-others-0123456789"
@@ -48,41 +47,35 @@ def top(script: Path) -> dict[str, str]:
     return read_file(part)
 
 
+@pytest.mark.slow
 def test_the_checker_is_content_and_every_file_arrives_as_it_is(shell: Shell, other: Shell) -> None:
     script = exported(shell)
     found = subprocess.run(
         [Path(sys.executable).parent / "shellcheck", "--norc", script], capture_output=True, text=True, check=False
     )
     assert found.returncode == 0, found.stdout[-2000:]
-    done = other.run("bash", script, "help")
+    done = other.run("bash", script, "--list", timeout=120)
     assert done.returncode == 0, done.stderr
-    assert re.search(r"^stop +Stop the server: ", done.stdout, re.MULTILINE)
+    assert re.search(r"^ +stop +.*Stop the server", done.stdout, re.MULTILINE)
     folder = other.home / "vllm-runbook/runbook/vllm-qwen3"
-    names = subprocess.run(
-        ["git", "ls-files", "-co", "--exclude-standard", "scripts", "requirements", "docs/zh/*.md", "docs/en/*.md"],
-        cwd=ROOT, capture_output=True, text=True, check=True,
-    ).stdout.split()  # fmt: skip
+    ours = r"scripts/|runbook/|requirements/|docs/(zh|en)/.*\.md$"
+    names = [name for name in checkout_files() if re.match(ours, name)]
     wanted = {name for name in names if not name.startswith("scripts/dev/") and not name.endswith(".in")}
-    for name in wanted | {".env.example", "runbook/faults.toml"}:
+    for name in wanted | {".env.example", "inv", "tasks.py", "requirements.txt"}:
         assert (folder / name).read_bytes() == (ROOT / name).read_bytes(), name
     assert not (folder / "scripts/dev").exists()
     again = other.run("bash", folder / "scripts/export.sh", PIP_INDEX_URL=MIRROR)
     assert again.stdout == script.read_text("utf-8"), "what is unpacked can export itself"
 
-    with (folder / "scripts/lib/pane.sh").open("r+") as running:
+    with (folder / "scripts/support/pane.sh").open("r+") as running:
         done = other.run("bash", script, "stpo")
-        assert "no step or range of steps stpo" in done.stderr
-        assert "E17 " in done.stderr
+        assert "stpo" in done.stderr
+        assert done.returncode == 1
         assert os.fstat(running.fileno()).st_nlink == 1, "the same file is not written again"
         running.write("# an older one")
         running.flush()
         other.run("bash", script, "stpo")
         assert os.fstat(running.fileno()).st_nlink == 0, "what bash reads on in is still the old one"
-
-
-def test_the_steps_are_those_of_deploy() -> None:
-    text = (ROOT / "scripts/lib/exported.sh").read_text("utf-8")
-    assert re.findall(r"^  step (\S+)", text, re.MULTILINE) == list(STEPS)
 
 
 def test_settings_are_those_that_differ_and_unresolved(shell: Shell, other: Shell) -> None:
@@ -119,6 +112,7 @@ PATHS = ["BASE_DIR", "LOG_DIR", "VENV_DIR", "MODEL_DIR", "MODELSCOPE_CACHE"]
 WORD = st.text(st.characters(codec="utf-8", exclude_categories=["C", "Z"]) | st.sampled_from("'\"\\${} #"), min_size=1)
 
 
+@pytest.mark.slow
 @settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.fixed_dictionaries({key: WORD.map("/{}".format) for key in PATHS}))
 def test_any_value_of_the_environment_arrives(shell: Shell, values: dict[str, str]) -> None:
@@ -139,7 +133,7 @@ def test_no_secret_and_nothing_of_this_machine(shell: Shell) -> None:
         assert text not in done.stdout.replace(str(shell.settings["BASE_DIR"]), ""), text
     secrets = [key for key in rules() if key.endswith(("API_KEY", "TOKEN"))]
     for key in [*secrets, "TORCH_FIND_LINKS", "VLLM_EXTRA_ARGS", "PIP_INDEX_URL"]:
-        assert f"{key} is left out" in done.stderr
+        assert f"{key} is not included" in done.stderr
     assert SECRET not in done.stderr
 
 
@@ -147,10 +141,10 @@ def test_no_secret_and_nothing_of_this_machine(shell: Shell) -> None:
     ("words", "said"),
     [
         (["--output"], "E70 "),
-        (["deploy.sh"], "export cannot read deploy.sh."),
-        (["--output", "."], "it is a folder"),
-        (["--output", "nowhere/deploy.sh"], "nowhere is not there"),
-        (["--output", "mine.txt"], "no exported script"),
+        (["deploy.sh"], "export does not accept deploy.sh."),
+        (["--output", "."], "it is a directory"),
+        (["--output", "nowhere/deploy.sh"], "nowhere does not exist"),
+        (["--output", "mine.txt"], "not an exported script"),
     ],
 )
 def test_a_refused_output(words: list[str], said: str, shell: Shell) -> None:
@@ -177,22 +171,25 @@ def test_the_output_is_whole_private_and_replaces_an_earlier_one(shell: Shell) -
     assert "E72 " in full.stderr
 
 
+@pytest.mark.slow
 def test_the_env_file_and_its_key_stay(shell: Shell, other: Shell) -> None:
     def run(text: str) -> Path:
-        done = other.run("bash", exported(shell, text), "help")
+        done = other.run("bash", exported(shell, text), "--list", timeout=120)
         assert done.returncode == 0, done.stderr
         return other.home / "vllm-runbook/runbook/vllm-qwen3"
 
     folder = run("PORT=21277\n")
     assert (folder / ".env").stat().st_mode & 0o077 == 0
     done = other.run(folder / "inv", "deploy", PORT="x")
-    assert "PORT cannot be x" in done.stderr, "the folder has its own ./inv"
+    assert "PORT=x is invalid" in done.stderr, "the directory has its own ./inv"
     own = f"PORT=21299\nAPI_KEY={SECRET}\n"
     (folder / ".env").write_text(own)
     assert run("PORT=21277\n").joinpath(".env").read_text() == own, "the same script again"
     kept = run("PORT=21278\n")
     assert read_file(kept / ".env") == {"PORT": "21278", "API_KEY": SECRET}
     assert (kept / ".env.old").read_text() == own
+    run("PORT=21279\n")
+    assert (kept / ".env.old.~1~").read_text() == own, "an older one is not overwritten"
     assert not [path for path in folder.glob(".env.*") if path.name != ".env.example" and path.stat().st_mode & 0o077]
 
 
@@ -201,24 +198,23 @@ def test_somebody_elses_folder_is_left_alone(shell: Shell, other: Shell) -> None
     (folder / "scripts").mkdir(parents=True)
     done = other.run("bash", exported(shell), "status")
     assert done.returncode == 1
-    assert f"{folder} exists already" in done.stderr
+    assert f"{folder} already exists" in done.stderr
     assert "E71 " in done.stderr
     assert [path.name for path in folder.rglob("*")] == ["scripts"]
-    assert not list(Path("/tmp").glob("tmp.*/scripts/lib/place.sh")), "what was unpacked is gone"
+    assert not list(Path("/tmp").glob("tmp.*/scripts/support/place.sh")), "what was unpacked is gone"
 
 
+@pytest.mark.slow
 def test_by_a_pipe_and_a_step_that_fails(shell: Shell, other: Shell) -> None:
     script = exported(shell, "PROFILE=cpu\n")
-    text = f'cat "{script}" | bash -s -- deploy'
-    other.stand_in("python3", "exit 1")
-    for version in (11, 12, 13, 14):
-        other.stand_in(f"python3.{version}", "exit 1")
-    done = other.run("bash", "-c", text, RUNBOOK_LANG="zh")
+    text = f'cat "{script}" | bash -s -- deploy --from mkdirs'
     folder = other.home / "vllm-runbook/runbook/vllm-qwen3"
+    done = other.run("bash", "-c", text, RUNBOOK_LANG="zh", MODELSCOPE_CACHE="/dev/null/here", timeout=120)
     assert done.returncode == 1
-    assert "E05 docs/zh/troubleshooting.md#e05" in done.stderr
+    assert "E06 docs/zh/troubleshooting.md#e06" in done.stderr
     assert (folder / "docs/zh/troubleshooting.md").is_file()
-    assert f"解决后再运行 bash {folder}/inv，会从 preflight 继续" in done.stdout
+    assert f"文件和设置在 {folder}" in done.stdout
+    assert "解决后再运行 ./inv deploy，会从这里继续" in done.stderr
     key = re.search(r"^API_KEY=([0-9a-f]{48})$", (folder / ".env").read_text(), re.MULTILINE)
     assert key
     assert key[1] not in done.stdout + done.stderr

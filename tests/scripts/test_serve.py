@@ -4,18 +4,24 @@ No card has confirmed the command lines for cards; tests/e2e/test_parser.py has 
 """
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
 
-from tests.conftest import Shell, executable
+from tests.conftest import MACHINE, Shell, executable
 
 M = "/models/M"
-GATE = ["--middleware", "runbook_gate.Gate", "--disable-fastapi-docs", "--shutdown-timeout", "30"]
-GATE += ["--disable-access-log-for-endpoints", "/health,/metrics"]
+MIDDLEWARE = [
+    "--middleware",
+    "runbook.server.middleware.ApiKeyMiddleware",
+    "--disable-fastapi-docs",
+    "--shutdown-timeout",
+    "30",
+]
+MIDDLEWARE += ["--disable-access-log-for-endpoints", "/health,/metrics"]
 HEAD = [M, "--served-model-name", "M", M, "--host", "0.0.0.0", "--port", "20000", "--max-model-len"]
-AUTO = [*HEAD, "auto", *GATE]
+AUTO = [*HEAD, "auto", *MIDDLEWARE]
 ONE = [(20000, 24576)]
 TWO = [(1000, 40960), (38000, 40960)]
 FOUR = [(81000, 81920), (70000, 81920), (81000, 81920), (5, 81920)]
@@ -84,7 +90,7 @@ ROWS = [
         "all four cards",
         {"GPU": "0,1,2,3", "GPU_MEMORY_UTILIZATION": "0.3", "MAX_MODEL_LEN": "32768"},
         FOUR,
-        [*HEAD, "32768", *GATE, "--tensor-parallel-size", "4", "--gpu-memory-utilization", "0.3"],
+        [*HEAD, "32768", *MIDDLEWARE, "--tensor-parallel-size", "4", "--gpu-memory-utilization", "0.3"],
         {"CUDA_VISIBLE_DEVICES": "0,1,2,3"},
     ),
     Row(
@@ -111,7 +117,7 @@ ROWS = [
                 "--max-model-len",
                 "auto",
             ),
-            *GATE,
+            *MIDDLEWARE,
             *("--trust-remote-code", "--gpu-memory-utilization", "0.3", "--max-num-seqs", "8"),
             *("--override-generation-config", '{"temperature": 0}'),
         ],
@@ -172,9 +178,12 @@ def test_the_key_is_in_the_environment_only(shell: Shell) -> None:
 
 def test_environment_of_every_server(shell: Shell) -> None:
     _, environ = served(shell, ROWS[0])
-    assert environ["RUNBOOK_SERVER"] == str(shell.home / "base/run/vllm-qwen3")
+    assert environ["RUNBOOK_SERVER"] == str(shell.home / "base/run" / MACHINE / "vllm-qwen3")
     assert environ["SPT_NOENV"] == environ["HF_HUB_OFFLINE"] == environ["VLLM_NO_USAGE_STATS"] == "1"
     assert "PYTHONDONTWRITEBYTECODE" not in environ
+    assert environ["VLLM_HTTP_TIMEOUT_KEEP_ALIVE"] == "180"
+    own = replace(ROWS[0], settings={**ROWS[0].settings, "VLLM_HTTP_TIMEOUT_KEEP_ALIVE": "9"})
+    assert served(shell, own)[1]["VLLM_HTTP_TIMEOUT_KEEP_ALIVE"] == "9"
     # vLLM reads these names itself, for something else.
     assert not {"VLLM_PORT", "VLLM_HOST_IP"} & set(environ)
 
@@ -195,7 +204,7 @@ def test_an_earlier_step_missing_is_named(missing: str, step: str, shell: Shell)
         executable(shell.home / "venv/bin/vllm", "exit 0")
     done = shell.script("serve", VENV_DIR=shell.home / "venv", API_KEY="k")
     assert done.returncode == 1
-    assert f"{step} has not been done" in done.stderr
+    assert f"the step {step} is not complete" in done.stderr
     assert f"inv {step}" in done.stderr
 
 

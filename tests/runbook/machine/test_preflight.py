@@ -11,16 +11,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 import pytest
 
 from runbook import ROOT
-from tests.conftest import Shell
-
-sys.path.insert(0, str(ROOT / "scripts/lib"))
-import machine as machine_lib
-import preflight
+from runbook.machine import preflight
+from tests.conftest import MACHINE, Shell, findings
 
 Usage = namedtuple("Usage", "total used free")
 
@@ -36,6 +34,7 @@ def machine(shell: Shell, **more: object) -> Iterator[None]:
     }
     given |= {"GPU": "auto", "GPU_MEMORY_UTILIZATION": "auto", "MAX_MODEL_LEN": "auto", "TMUX_SESSION": "vllm-qwen3"}
     given |= {"RUNBOOK_LANG": "en", "MODELSCOPE_ENDPOINT": ""}
+    given |= findings(shell)
     clean = {key: "" for key in os.environ if key.lower().endswith("_proxy")}
     with patch.dict(os.environ, shell.environ(**{**clean, **given, **more}), clear=True):
         yield
@@ -99,20 +98,55 @@ def test_a_failure_has_what_to_do_and_ends_the_step(shell: Shell) -> None:
 def test_the_driver(driver: str, environ: dict[str, str], state: str, shell: Shell) -> None:
     shell.cards((20000, 24576), driver=driver)
     with machine(shell, PROFILE="gpu", **environ):
-        assert states(list(preflight.cards()))["driver"] == state
+        assert states(list(preflight.gpus()))["driver"] == state
+
+
+def test_the_environment_that_would_hurt_the_server(shell: Shell) -> None:
+    for name, file in (("cuda", "libcudart.so.12"), ("conda", "libstdc++.so.6")):
+        (shell.home / name).mkdir()
+        (shell.home / name / file).touch()
+    long = shell.home / ("t" * 60)
+    long.mkdir()
+    paths = f"{shell.home}/cuda:{shell.home}/conda:{shell.home}"
+    shell.cards((20000, 24576))
+    environ: dict[str, Any] = {"PYTHONPATH": "/foreign", "VLLM_PORT": "tcp://10.0.0.1:8000", "VLLM_HOST_IP": "10.0.0.1"}
+    environ |= {"TMPDIR": long, "LD_LIBRARY_PATH": paths, "CUDA_VISIBLE_DEVICES": "1"}
+    environ |= {"PROFILE": "gpu", "MODEL_ID": "a/b", "MODELSCOPE_ENDPOINT": "http://127.0.0.1:9"}
+    done = shell.script("preflight", **environ)
+    rows = [line.strip().split(maxsplit=2) for line in done.stdout.splitlines() if " environ " in line]
+    assert [(state, words.split(" ")[0]) for state, _, words in rows] == [
+        ("✓", "PYTHONPATH"),
+        ("!", f"TMPDIR={long}"),
+        ("!", f"{shell.home}/cuda"),
+        ("!", f"{shell.home}/conda"),
+        ("!", "VLLM_HOST_IP=10.0.0.1"),
+        ("!", "CUDA_VISIBLE_DEVICES=1"),
+    ]
+    assert rows[0][2] == "PYTHONPATH VLLM_PORT is set; the server does not inherit it"
+    assert "export TMPDIR=/var/tmp" in done.stdout
+
+
+def test_a_cache_on_a_file_system_mounted_noexec(shell: Shell) -> None:
+    flags = os.statvfs_result((1, 1, 1, 1, 1, 1, 1, 1, os.ST_NOEXEC, 255))
+    for profile, count in (("gpu", 2), ("cpu", 0)):
+        with machine(shell, PROFILE=profile), patch("os.statvfs", return_value=flags):
+            rows = list(preflight.inherited())
+        assert [one.state for one in rows] == ["warn"] * count
+    with machine(shell, PROFILE="gpu"):
+        assert not list(preflight.inherited())
 
 
 @pytest.mark.parametrize(("capability", "state"), [("9.0", "ok"), ("8.0", "ok"), ("7.5", "warn"), ("7.0", "fail")])
 def test_the_compute_capability(capability: str, state: str, shell: Shell) -> None:
     shell.cards((20000, 24576), capability=capability)
     with machine(shell, PROFILE="gpu"):
-        assert states(list(preflight.cards()))["capability"] == state
+        assert states(list(preflight.gpus()))["capability"] == state
 
 
 def test_no_card(shell: Shell) -> None:
     shell.stand_in("nvidia-smi", "exit 9")
     with machine(shell, PROFILE="gpu"):
-        assert states(list(preflight.cards())) == {"card": "fail"}
+        assert states(list(preflight.gpus())) == {"gpu": "fail"}
         assert "memory" not in states(list(preflight.server()))
 
 
@@ -121,14 +155,14 @@ def test_memory_is_the_plans_word(shell: Shell) -> None:
     with machine(shell, PROFILE="gpu", MODEL_ID="Qwen/Qwen3-4B-Instruct-2507"):
         rows = list(preflight.server())
     assert states(rows)["memory"] == "fail"
-    assert "do not fit" in rows[-1].seen
+    assert "do not fit" in rows[-1].found
 
 
 def test_a_running_server_is_not_failed_for_the_memory_that_it_holds(shell: Shell) -> None:
     """In a container nvidia-smi does not tell that it is the holder."""
     shell.cards((3000, 24576))
-    mark = shell.environ(RUNBOOK_SERVER=shell.home / "base/run/vllm-qwen3")
-    with subprocess.Popen(["bash", "-c", "sleep 60; : serve"], env=mark) as running:
+    mark = shell.environ(RUNBOOK_SERVER=shell.home / "base/run" / MACHINE / "vllm-qwen3")
+    with subprocess.Popen(["bash", "-c", "sleep 60; : /vllm serve x"], env=mark) as running:
         with machine(shell, PROFILE="gpu", MODEL_ID="Qwen/Qwen3-4B-Instruct-2507"):
             rows = list(preflight.server())
         running.kill()
@@ -147,10 +181,10 @@ def test_disk(free: float, state: str, shell: Shell) -> None:
     with machine(shell), patch("shutil.disk_usage", return_value=Usage(0, 0, int(free * 2**30))):
         (row,) = preflight.disks()
         assert row.state == state
-        assert "4.6 GiB are still to come into VENV_DIR MODEL_DIR" in row.seen
+        assert "VENV_DIR MODEL_DIR still needs 4.6 GiB" in row.found
         (shell.home / "base/.venv").mkdir(parents=True)
         (shell.home / "base/.venv/.runbook-lock").touch()
-        assert "0.6 GiB are still to come into MODEL_DIR" in next(preflight.disks()).seen
+        assert "MODEL_DIR still needs 0.6 GiB" in next(preflight.disks()).found
 
 
 @pytest.mark.parametrize(("gpu", "size", "state"), [("0", 64, "ok"), ("0", 16, "warn"), ("0,1", 64, "warn")])
@@ -183,7 +217,7 @@ def test_a_wrong_clock(shell: Shell) -> None:
     with site(-86400) as url, machine(shell, PIP_INDEX_URL=url):
         rows = [one for one in preflight.network() if one]
     assert states(rows)["clock"] == "warn"
-    assert 86390 < int(rows[-1].seen.split()[0]) < 86410
+    assert 86390 < int(rows[-1].found.split()[0]) < 86410
 
 
 def test_sites_that_do_not_answer_are_a_warning_and_cost_little_time(shell: Shell) -> None:
@@ -197,7 +231,7 @@ def test_sites_that_do_not_answer_are_a_warning_and_cost_little_time(shell: Shel
 def test_what_is_there_already_is_not_asked_for(shell: Shell) -> None:
     (shell.home / "base/.venv").mkdir(parents=True)
     (shell.home / "base/.venv/.runbook-lock").touch()
-    from tests.scripts.test_plan import PLAIN, folder
+    from tests.runbook.plan.test_plan import PLAIN, folder
 
     folder(shell.home / "base/models/M", {}, PLAIN)
     with machine(shell, PIP_INDEX_URL="http://127.0.0.1:9", MODEL_ID="a/b"):
@@ -209,16 +243,16 @@ def test_the_port_of_somebody_else_and_leftovers(shell: Shell) -> None:
     port = shell.settings["PORT"]
     with subprocess.Popen([sys.executable, "-m", "http.server", str(port)], stderr=subprocess.DEVNULL) as other:
         try:
+            while not shell.run("ss", "-Hlnt", f"sport = :{port}").stdout:
+                pass
             with machine(shell):
-                while not machine_lib.listener(str(port)):
-                    pass
                 taken = list(preflight.server())
         finally:
             other.kill()
     assert taken[0].state == "fail"
-    assert f"pid {other.pid}" in taken[0].seen
+    assert f"pid {other.pid}" in taken[0].found
     assert "PORT=" in taken[0].todo
-    mark = shell.environ(RUNBOOK_SERVER=shell.home / "base/run/vllm-qwen3")
+    mark = shell.environ(RUNBOOK_SERVER=shell.home / "base/run" / MACHINE / "vllm-qwen3")
     with subprocess.Popen(["sleep", "60"], env=mark) as left, machine(shell):
         rows = list(preflight.server())
         left.kill()

@@ -1,13 +1,15 @@
 """logs: which lines of the server's log are shown. The log is written by hand; tests/e2e has a real one."""
 
+import os
+import signal
 import subprocess
-import time
+import threading
 from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import Shell
+from tests.conftest import MACHINE, Shell
 
 
 def line(minutes_ago: float, words: str, level: str = "INFO") -> str:
@@ -17,7 +19,7 @@ def line(minutes_ago: float, words: str, level: str = "INFO") -> str:
 
 @pytest.fixture
 def log(shell: Shell) -> Path:
-    file = shell.home / "base/logs/vllm.log"
+    file = shell.home / "base/logs" / MACHINE / "vllm.log"
     file.parent.mkdir(parents=True)
     file.with_name("vllm.log.1").write_text(line(300, "rotated"))
     trace = "(EngineCore pid=2) Traceback (most recent call last):\n(EngineCore pid=2) ValueError: 内存 not enough\n"
@@ -63,21 +65,25 @@ def test_no_log_yet(shell: Shell) -> None:
 
 def test_follow_shows_what_comes(shell: Shell, log: Path) -> None:
     words = ["bash", str(shell.root / "scripts/logs.sh"), "--follow", "--errors"]
-    child = subprocess.Popen(words, env=shell.environ(), stdout=subprocess.PIPE, text=True, start_new_session=True)
-    time.sleep(1.5)
-    with log.open("a") as file:
+    child = subprocess.Popen(
+        words, env=shell.environ(), stdout=subprocess.PIPE, encoding="utf-8", start_new_session=True
+    )
+    assert child.stdout
+    limit = threading.Timer(20, os.killpg, (child.pid, signal.SIGKILL))
+    limit.start()
+    before = [next(child.stdout, "") for _ in range(4)]
+    assert "ValueError" in before[2], "what was there before comes first"
+    with log.open("a", encoding="utf-8") as file:
         file.write(line(0, "new and fine") + line(0, "new and bad", "ERROR"))
-    time.sleep(1.5)
-    subprocess.run(["kill", "--", f"-{child.pid}"], check=True)
-    output = child.communicate(timeout=10)[0]
-    assert "new and bad" in output
-    assert "new and fine" not in output
-    assert "ValueError" in output, "what was there before comes first"
+    assert "new and bad" in next(child.stdout, ""), "and nothing between"
+    limit.cancel()
+    os.killpg(child.pid, signal.SIGTERM)
+    child.communicate(timeout=10)
 
 
 def test_dry_shows_the_command_and_not_the_log(shell: Shell) -> None:
     """explain runs every script like this: a log of 50 MB must not follow the page."""
-    (shell.home / "base/logs").mkdir(parents=True)
-    (shell.home / "base/logs/vllm.log").write_text("a line of the log\n")
+    (shell.home / "base/logs" / MACHINE).mkdir(parents=True)
+    (shell.home / "base/logs" / MACHINE / "vllm.log").write_text("a line of the log\n")
     done = shell.script("logs", RUNBOOK_DRY=1)
-    assert done.stdout == f"    $ cat {shell.home}/base/logs/vllm.log\n"
+    assert done.stdout == f"    $ cat {shell.home}/base/logs/{MACHINE}/vllm.log\n"

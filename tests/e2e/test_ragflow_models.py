@@ -38,7 +38,7 @@ def test_no_v1(running: Deployment) -> None:
     done = check(running, "--base-url", url)
     assert done.returncode == 1
     assert f"✗ base URL  {url}  no /v1 at its end" in done.stdout
-    assert "does not work: base URL." in done.stderr
+    assert "failed: base URL." in done.stderr
     assert "E40 " in done.stderr
 
 
@@ -49,7 +49,7 @@ def test_no_v1(running: Deployment) -> None:
         (["--model", f"{NAME}___x"], {}, f"✗ model name  {NAME}___x  RAGFlow cuts it to {NAME}"),
         (["--max-tokens", "9000"], {}, "✗ long prompt  the prompt exceeds the context (8192): enter at most 6144"),
         ([], {"API_KEY": "wrong"}, "✗ list of models  wrong key (HTTP 401)"),
-        ([], {"PORT": 9}, "✗ list of models  no connection: it does not run, or listens elsewhere"),
+        ([], {"PORT": 9}, "✗ list of models  no connection: the server is not running, or listens on another address"),
     ],
 )
 def test_traps(words: list[str], settings: dict[str, object], said: str, running: Deployment) -> None:
@@ -64,7 +64,7 @@ def test_a_blank_key(running: Deployment, free_port: Callable[[], int]) -> None:
     blank.write_text("API_KEY=\n")
     done = check(running, ENV_FILE=blank)
     assert done.returncode == 1
-    assert "✗ key  blank: RAGFlow says Internal server error" in done.stdout
+    assert "✗ key  empty: RAGFlow reports Internal server error" in done.stdout
     assert blank.read_text() == "API_KEY=\n", "a check changes nothing"
 
 
@@ -91,7 +91,7 @@ def test_from_inside_the_container(running: Deployment) -> None:
         assert done.returncode == (1 if "✗" in said else 0)
 
 
-@pytest.mark.parametrize("version", ["0.27.0", "0.26.0", "0.24.0"])
+@pytest.mark.parametrize("version", ["0.27.0", "0.26.0"])
 @pytest.mark.parametrize("docker", [False, True])
 def test_registered_the_model_answers_through_ragflow(version: str, docker: bool, running: Deployment) -> None:
     there = Ragflow(version=version, docker=docker)
@@ -104,12 +104,12 @@ def test_registered_the_model_answers_through_ragflow(version: str, docker: bool
         done = running.shell.inv("ragflow-register", timeout=300, **ours)
         print(done.stdout, done.stderr)
         assert done.returncode == 0, done.stderr
-        assert ("AI assistant" in done.stdout) == (version >= "0.26")
+        assert "AI assistant" in done.stdout
         host = "host.docker.internal" if docker else "127.0.0.1"
         assert f"http://{host}:{running.port}/v1, {NAME} (chat), Max tokens 6144" in done.stdout
         made = there.state()
         again = running.shell.inv("ragflow-register", timeout=300, **ours)
-        assert "registered already, nothing to change" in again.stdout
+        assert "Already registered, nothing to change" in again.stdout
         assert there.state() == made
         gone = running.shell.inv("ragflow-register", "--remove", timeout=120, **ours)
         assert gone.returncode == 0, gone.stderr
@@ -166,7 +166,7 @@ def test_a_server_for_this_machine_only_that_takes_tool_calls(
     shell = second("vllm-tools", "--enable-auto-tool-choice --tool-call-parser hermes", "127.0.0.1")
     done = check(Deployment(shell, running.first))
     assert done.returncode == 0, done.stderr
-    assert "! reach  HOST=127.0.0.1  no container and no other machine reaches it: HOST=0.0.0.0" in done.stdout
+    assert "! reach  HOST=127.0.0.1  not reachable from containers and other machines: HOST=0.0.0.0" in done.stdout
     assert "off in the server" not in done.stdout, "taken; whether a model this small calls one is another matter"
     inside = container(shell, "printf 000; exit 7")
     assert check(Deployment(inside, running.first)).returncode == 1

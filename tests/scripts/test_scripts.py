@@ -7,15 +7,20 @@ import socket
 import stat
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
-from tests.conftest import Shell, copy_checkout, executable
+from tests.conftest import MACHINE, Shell, copy_checkout, executable
 
-TOOLS = ["bash", "env", "dirname", "realpath", "grep", "sed", "awk", "id", "cut", "python3", "cat", "mkdir", "basename"]
+TOOLS = [
+    *("bash", "env", "dirname", "realpath", "grep", "sed", "awk", "id", "cut", "python3", "cat", "mkdir", "basename"),
+    *("uname", "getconf", "sort", "tr", "paste", "find", "ldconfig"),
+]
 
 
 @pytest.fixture
@@ -36,8 +41,9 @@ def only(shell: Shell, *tools: str) -> str:
     """A PATH with these tools and nothing else."""
     folder = shell.home / "only"
     folder.mkdir()
+    folders = [*os.environ["PATH"].split(":"), "/sbin", "/usr/sbin"]
     for tool in tools:
-        found = next(Path(path) / tool for path in os.environ["PATH"].split(":") if (Path(path) / tool).exists())
+        found = next(Path(path) / tool for path in folders if (Path(path) / tool).exists())
         (folder / tool).symlink_to(Path(sys.executable).resolve() if tool == "python3" else found)
     return str(folder)
 
@@ -53,7 +59,7 @@ def test_preflight_is_content_here(shell: Shell) -> None:
     [
         ("apt-get", "apt-get install -y tmux iproute2 curl"),
         ("dnf", "dnf install -y tmux iproute curl"),
-        ("pacman", "pacman -S --noconfirm tmux iproute curl"),
+        ("pacman", "pacman -S --noconfirm tmux iproute2 curl"),
     ],
 )
 def test_missing_tools_get_one_line_with_the_command(manager: str, command: str, shell: Shell) -> None:
@@ -61,17 +67,17 @@ def test_missing_tools_get_one_line_with_the_command(manager: str, command: str,
     executable(Path(path) / manager, "exit 0")
     done = shell.run("env", f"PATH={path}", "bash", shell.root / "scripts/preflight.sh")
     assert done.returncode == 1
-    assert "lacks: tmux ss curl" in done.stderr
+    assert "does not have: tmux ss curl" in done.stderr
     assert command in done.stderr
     assert "E04 docs/en/troubleshooting.md#e04" in done.stderr
 
 
 def test_no_python_is_said(shell: Shell) -> None:
-    path = only(shell, *(tool for tool in TOOLS if tool != "python3"))
+    path = only(shell, *(tool for tool in TOOLS if tool != "python3"), "tmux", "ss", "curl")
     executable(Path(path) / "python3", "[[ $1 == --version ]] && echo Python 3.8.10; exit 1")
     done = shell.run("env", f"PATH={path}", "bash", shell.root / "scripts/preflight.sh")
     assert done.returncode == 1
-    assert "found here: Python 3.8.10" in done.stderr
+    assert "this machine has: Python 3.8.10" in done.stderr
     assert "E05 " in done.stderr
 
 
@@ -98,6 +104,7 @@ def test_mkdirs_twice(shell: Shell) -> None:
 
 def test_venv_refuses_a_python_that_vllm_does_not_support(shell: Shell) -> None:
     executable(shell.home / "base/.venv/bin/python", "exit 1")
+    (shell.home / "base/.venv/.runbook-lock").touch()
     done = shell.script("venv")
     assert done.returncode == 1
     assert "E10 " in done.stderr
@@ -105,10 +112,11 @@ def test_venv_refuses_a_python_that_vllm_does_not_support(shell: Shell) -> None:
 
 def test_venv_that_was_interrupted_is_completed(shell: Shell) -> None:
     assert shell.run("python3", "-m", "venv", "--without-pip", shell.home / "base/.venv").returncode == 0
+    (shell.home / "base/.venv/.runbook-venv").touch()
     assert shell.script("venv").returncode == 0
     assert shell.run(shell.home / "base/.venv/bin/python", "-m", "pip", "--version").returncode == 0
     done = shell.script("venv")
-    assert "works already" in done.stdout
+    assert "already done: " in done.stdout
 
 
 def test_install_without_venv_names_the_step(shell: Shell) -> None:
@@ -137,7 +145,7 @@ def test_install_without_network_says_so_and_leaves_no_stamp(shell: Shell) -> No
         assert done.returncode == 1
         assert f"The mirror {nowhere} does not answer" in done.stdout
         assert "E09 " in done.stderr
-        assert ("pip is tried" in done.stdout) == uv
+        assert ("pip is used instead" in done.stdout) == uv
     assert not (shell.home / "base/.venv/.runbook-lock").exists()
 
 
@@ -170,14 +178,15 @@ def model(folder: Path, **change: object) -> Path:
 )
 def test_model_folder(change: dict[str, object], problem: str | None, shell: Shell) -> None:
     folder = model(shell.home / "m", **change)
-    done = shell.run("python3", shell.root / "scripts/lib/model_folder.py", "check", folder, "a/b", "master")
+    words = ("-m", "runbook.model.directory", "check", folder, "a/b", "master")
+    done = shell.run("python3", *words, PYTHONPATH=shell.root)
     assert done.returncode == (1 if problem else 0)
     assert (problem or "1 safetensors") in done.stdout
     assert not done.stderr
 
 
 def test_a_truncated_shard_is_seen_at_every_length(tmp_path: Path) -> None:
-    from model_folder import check
+    from runbook.model.directory import check
 
     shard = (model(tmp_path / "m") / "model.safetensors").read_bytes()
     assert check(tmp_path / "m", "a/b", "master")[0] == 0
@@ -191,7 +200,7 @@ def test_download_accepts_a_folder_that_somebody_copied_in(shell: Shell) -> None
     before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
     done = shell.script("download", MODEL_DIR=folder, MODEL_ID="a/b", MODELSCOPE_ENDPOINT="http://127.0.0.1:9")
     assert done.returncode == 0, done.stderr
-    assert "whole already" in done.stdout
+    assert "already done: " in done.stdout
     assert "no manifest, hashes not compared" in done.stdout
     assert before == {path: path.stat().st_mtime_ns for path in folder.iterdir()}
 
@@ -206,13 +215,38 @@ def test_port_check(shell: Shell, free_port: object) -> None:
 def test_a_port_taken_by_somebody_else(name: str, tmux: Shell, taken: int) -> None:
     model(tmux.home / "base/models/SmolLM2-135M-Instruct")
     executable(tmux.home / "base/.venv/bin/vllm", "exit 0")
+    tmux.stand_in("ps", "exit 127")  # a minimal system has none
     done = tmux.script(name, API_KEY="k")
     assert done.returncode == 1
-    assert f"Port {taken} is taken by p" in done.stderr  # python, or pytest
+    assert f"Port {taken} is already in use by p" in done.stderr  # python, or pytest
     assert f"pid {os.getpid()}" in done.stderr
     assert re.search(r"PORT=\d+", done.stderr)
     assert "E07 docs/en/troubleshooting.md#e07" in done.stderr
     assert tmux.run("tmux", "ls").returncode != 0, "no session was made"
+
+
+def test_status_and_the_ports_owner_need_no_ps(tmux: Shell, taken: int) -> None:
+    """A minimal Debian or Rocky has no procps."""
+    tmux.stand_in("ps", "echo ps was called >&2; exit 127")
+    done = tmux.script("port-check")
+    assert f"pid {os.getpid()}" in done.stderr
+    with subprocess.Popen(["bash", "-c", "exec -a '/x/vllm serve ' sleep 60"], env=tmux.environ(**mark(tmux))) as one:
+        age = tmux.run("bash", "-c", f"cd {tmux.root}/scripts; source lib/settings.sh; source lib/server.sh; "
+                       f"parent_of {one.pid}; age_of {one.pid}; age_of 4194305")  # fmt: skip
+        found = json.loads(tmux.script("status", "--json").stdout)
+        one.kill()
+    parent, seconds = age.stdout.split()[-2:]
+    assert (int(parent), found["pid"]) == (os.getpid(), one.pid)
+    assert 0 <= int(seconds) <= found["uptime_s"] < 60
+    assert "ps was called" not in done.stderr + age.stderr
+
+
+def mark(shell: Shell) -> dict[str, str]:
+    """What every process of this shell's server has in its environment."""
+    done = shell.run(
+        "bash", "-c", f"cd {shell.root}/scripts; source lib/settings.sh; source lib/server.sh; echo $SERVER_ID"
+    )
+    return {"RUNBOOK_SERVER": done.stdout.split()[-1]}
 
 
 def test_a_session_of_somebody_else_is_left_alone(tmux: Shell) -> None:
@@ -232,7 +266,7 @@ def test_a_server_that_dies_is_told_at_once_with_its_error(tmux: Shell) -> None:
     model(tmux.home / "base/models/SmolLM2-135M-Instruct")
     done = tmux.script("tmux-start", API_KEY="k", timeout=20)
     assert done.returncode == 1
-    assert "vLLM ended while starting: ValueError: not enough 内存" in done.stderr
+    assert "vLLM exited during startup: ValueError: not enough 内存" in done.stderr
     assert "E14 " in done.stderr
     assert tmux.run("tmux", "ls").returncode != 0
 
@@ -249,7 +283,7 @@ def test_the_reason_is_the_error_and_not_its_frame(tmux: Shell) -> None:
     model(tmux.home / "base/models/SmolLM2-135M-Instruct")
     done = tmux.script("tmux-start", API_KEY="k", timeout=20)
     assert done.returncode == 1
-    assert "ended while starting: Value error, User-specified max_model_len (999999) is" in done.stderr
+    assert "exited during startup: Value error, User-specified max_model_len (999999) is" in done.stderr
     assert "Broken pipe" not in done.stderr
 
 
@@ -260,6 +294,17 @@ def test_tmux_without_a_session(tmux: Shell) -> None:
     done = tmux.script("tmux-attach")
     assert done.returncode == 1
     assert "E22 " in done.stderr
+
+
+def test_how_long_a_process_runs_whatever_its_name(shell: Shell) -> None:
+    odd = executable(shell.home / "a) 7 b", "read -r")
+    with subprocess.Popen([odd], stdin=subprocess.PIPE) as oddly_named:
+        sources = f"source {shell.root}/scripts/lib/settings.sh; source {shell.root}/scripts/lib/server.sh"
+        for process in (psutil.Process(oddly_named.pid), psutil.Process()):
+            done = shell.run("bash", "-c", f"{sources}; age_of {process.pid}")
+            took = int(done.stdout.splitlines()[-1])
+            assert abs(took - (time.time() - process.create_time())) < 3, process.name()
+        oddly_named.kill()
 
 
 def test_stop_with_nothing_running(tmux: Shell) -> None:
@@ -273,9 +318,9 @@ def test_stop_ends_what_ignores_gentle_signals_and_nothing_else(tmux: Shell) -> 
     """A process with this server's mark that swallows INT and TERM; its neighbour has another server's mark."""
     stubborn = 'trap "" INT TERM; echo on; sleep 300 & wait; sleep 300'
     base = tmux.home / "base"
-    (base / "run").mkdir(parents=True)
-    ours = tmux.environ(RUNBOOK_SERVER=base / "run/vllm-qwen3")
-    other = tmux.environ(RUNBOOK_SERVER=base / "run/vllm-qwen3-b")
+    (base / "run" / MACHINE).mkdir(parents=True)
+    ours = tmux.environ(RUNBOOK_SERVER=base / "run" / MACHINE / "vllm-qwen3")
+    other = tmux.environ(RUNBOOK_SERVER=base / "run" / MACHINE / "vllm-qwen3-b")
     one = subprocess.Popen(["bash", "-c", stubborn], env=ours, stdout=subprocess.DEVNULL)
     two = subprocess.Popen(["sleep", "300"], env=other)
     try:
@@ -300,14 +345,14 @@ def test_curl_test_without_a_server(shell: Shell) -> None:
 def test_env_file_is_made_once_with_a_key_that_only_its_owner_reads(shell: Shell) -> None:
     root = copy_checkout(shell.home / "clone")
     own = Shell(shell.home, root, shell.settings)
-    assert own.script("lib/env-file").returncode == 0
+    assert own.script("support/env-file").returncode == 0
     text = (root / ".env").read_text("utf-8")
     assert stat.S_IMODE((root / ".env").stat().st_mode) == 0o600
     key = re.search(r"^API_KEY=([0-9a-f]{48})$", text, re.MULTILINE)
     assert key
     example = (root / ".env.example").read_text("utf-8")
     assert text.replace(key[1], "") == example, "nothing else is changed"
-    done = own.script("lib/env-file")
+    done = own.script("support/env-file")
     assert (root / ".env").read_text("utf-8") == text, "the second time changes nothing"
     assert key[1] not in done.stdout + done.stderr
 
@@ -317,7 +362,7 @@ def test_a_key_goes_into_the_users_own_file(line: str, shell: Shell) -> None:
     target = shell.home / "real.env"
     target.write_text(f"PORT=20009\n{line}\n# 注释 stays\nGPU=1")
     (shell.home / "link.env").symlink_to(target)
-    assert shell.script("lib/env-file", ENV_FILE="link.env").returncode == 0
+    assert shell.script("support/env-file", ENV_FILE="link.env").returncode == 0
     text = target.read_text("utf-8")
     assert (shell.home / "link.env").is_symlink()
     assert re.search(r"^API_KEY=[0-9a-f]{48}$", text, re.MULTILINE)
@@ -330,4 +375,4 @@ def test_an_unexpected_failure_is_told_once_with_its_command(shell: Shell) -> No
     done = shell.script("mkdirs")
     assert done.returncode == 1
     assert done.stderr.count("E99 ") == 1
-    assert "ended with 7" in done.stderr
+    assert "exit code 7" in done.stderr

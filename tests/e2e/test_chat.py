@@ -10,12 +10,12 @@ from tests.e2e.conftest import Deployment
 
 
 def test_one_question(running: Deployment) -> None:
-    done = running.shell.inv("chat", "-q", "What is the capital of France?", http_proxy="http://127.0.0.1:9")
+    done = running.shell.inv("chat", "-q", "What is the capital of China?", http_proxy="http://127.0.0.1:9")
     assert done.returncode == 0, done.stderr
-    assert "The capital of France is Paris." in done.stdout
+    assert "The capital of China is Beijing." in done.stdout
     assert running.key not in done.stdout + done.stderr
     assert (
-        "The capital of France is Paris." in running.shell.script("chat", "-q", "What is the capital of France?").stdout
+        "The capital of China is Beijing." in running.shell.script("chat", "-q", "What is the capital of China?").stdout
     )
 
 
@@ -34,15 +34,15 @@ def prompt_tokens(running: Deployment) -> float:
 def test_a_conversation_in_a_terminal(running: Deployment) -> None:
     before = prompt_tokens(running)
     child = chat(running)
-    child.expect_exact("You talk to SmolLM2-135M-Instruct; Ctrl-D leaves.")
+    child.expect_exact("Talking to SmolLM2-135M-Instruct; Ctrl-D quits.")
     child.expect_exact("> ")
     child.sendline("")
     child.expect_exact("> ")
-    child.sendline("What is the capital of Franc\x1b[D\x1b[C\x7fce?")
-    child.expect_exact("is Paris.")
+    child.sendline("What is the capital of Chin\x1b[D\x1b[C\x7fna?")
+    child.expect_exact("is Beijing.")
     child.expect_exact("> ")
     words = [word for process in psutil.Process(child.pid).children(recursive=True) for word in process.cmdline()]
-    assert any(word.endswith("chat.py") for word in words)
+    assert "runbook.server.chat" in words
     assert running.key not in " ".join(words)
     first = prompt_tokens(running) - before
     child.sendline("Why?")
@@ -50,7 +50,7 @@ def test_a_conversation_in_a_terminal(running: Deployment) -> None:
     child.expect_exact("> ")
     assert prompt_tokens(running) - before > 2 * first, "it was told what was said before"
     child.sendeof()
-    child.expect_exact("You have left; the server goes on.")
+    child.expect_exact("You have left the conversation; the server keeps running.")
     child.expect(pexpect.EOF)
     child.close()
     assert child.exitstatus == 0
@@ -63,7 +63,7 @@ def test_ctrl_c_leaves_in_the_middle_of_an_answer(running: Deployment) -> None:
     child.sendline("Write a long story about the sea, of a thousand words.")
     child.expect(r"(?:\w+\s+){5}", timeout=60)
     child.sendintr()
-    child.expect_exact("已离开，服务继续运行。")
+    child.expect_exact("已退出对话，服务继续运行。")
     child.expect(pexpect.EOF)
     child.close()
     assert child.exitstatus == 0
@@ -76,10 +76,13 @@ def test_a_question_that_is_too_long_and_a_server_that_is_gone(running: Deployme
     assert done.returncode == 1
     assert "E16 " in done.stderr
     assert "context length" in done.stderr
-    python, program = running.base / ".venv/bin/python", running.shell.root / "scripts/lib/chat.py"
-    done = running.shell.run(python, program, "Hi", BASE_URL="http://127.0.0.1:9/v1", API_KEY="x")
+    words = [running.base / ".venv/bin/python", "-m", "runbook.server.chat", "Hi"]
+    root, nobody = running.shell.root, "http://127.0.0.1:9/v1"
+    done = running.shell.run(*words, PYTHONPATH=root, BASE_URL=nobody, API_KEY="x")
     assert done.returncode == 1
-    assert "E16\nurl=http://127.0.0.1:9/v1\nreason=Connection error." in done.stderr
+    assert nobody in done.stderr
+    assert "Connection error." in done.stderr
+    assert "E16 " in done.stderr
     assert "Traceback" not in done.stderr
 
 
@@ -104,6 +107,6 @@ def test_bench_beyond_the_context(running: Deployment) -> None:
     done = running.shell.inv("bench", "--requests", "2", "--input", "9000", timeout=180, LANG="zh_CN.UTF-8")
     assert done.returncode == 1
     assert "2 个请求没有得到完整的回答" in done.stderr
-    assert "不超过 8192 个 token" in done.stderr
+    assert "不超过服务的上下文长度（8192 个 token）" in done.stderr
     assert "E74 " in done.stderr
     assert "tok/s" not in done.stdout, "no figures that mean nothing"

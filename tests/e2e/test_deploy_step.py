@@ -12,7 +12,7 @@ def test_step_by_step_with_skip_explain_quit_and_resume(deployed: Deployment) ->
     assert shell.inv("stop", timeout=120).returncode == 0
     (deployed.base / "modelscope_cache").rename(deployed.base / "elsewhere")  # a step that is not done
     with terminal(shell, "deploy", "--step", RUNBOOK_LANG="zh") as person:
-        person.expect_exact("动手之前，先看本机")
+        person.expect_exact("动手之前，先检查")
         person.expect_exact("执行 preflight？")
         person.sendline("")
         person.expect(r"preflight +✓")
@@ -32,7 +32,7 @@ def test_step_by_step_with_skip_explain_quit_and_resume(deployed: Deployment) ->
             person.expect(rf"{name} +✓ .*已完成")
         person.expect_exact("执行 port-check？")
         person.sendline("退出")
-        person.expect(r"接着做：\./inv (deploy --step --from port-check)\r\n")
+        person.expect(r"继续执行：\./inv (deploy --step --from port-check)\r\n")
         assert isinstance(person.match, re.Match)
         resume = shlex.split(person.match[1])
         person.expect_exact("补做：./inv mkdirs")
@@ -75,5 +75,5 @@ def test_step_by_step_with_skip_explain_quit_and_resume(deployed: Deployment) ->
         person.expect_exact("Run port-check?")
         person.sendline("skip")
         person.expect(r"tmux-start +✓ .*already done")
-        person.expect_exact("Skipped; to do it later: ./inv port-check")
+        person.expect_exact("1 skipped; to run later: ./inv port-check")
     assert person.exitstatus == 1

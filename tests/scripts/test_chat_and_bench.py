@@ -22,8 +22,8 @@ from tests.conftest import Shell
 def test_words_that_are_not_understood(name: str, words: list[str], shell: Shell) -> None:
     done = shell.script(name, *words)
     assert done.returncode == 1
-    assert f"{name} cannot read {' '.join(words)}.\n" in done.stderr
-    assert f"  → Write it so: ./inv {name} --" in done.stderr
+    assert f"{name} does not accept {' '.join(words)}.\n" in done.stderr
+    assert f"  → Use: ./inv {name} --" in done.stderr
 
 
 @pytest.mark.parametrize("name", ["chat", "bench"])
@@ -32,6 +32,6 @@ def test_a_server_that_is_not_ready(name: str, shell: Shell) -> None:
     shell.vllm("exit 1")
     done = shell.script(name, LANG="zh_CN.UTF-8")
     assert done.returncode == 1
-    assert f"http://127.0.0.1:{shell.settings['PORT']} 的服务没有就绪" in done.stderr
+    assert f"http://127.0.0.1:{shell.settings['PORT']} 上的服务未就绪" in done.stderr
     assert "./inv tmux-start" in done.stderr
     assert "E73 docs/zh/troubleshooting.md#e73" in done.stderr

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from runbook import ROOT
-from tests.conftest import Done, Shell
+from tests.conftest import Done, Shell, snapshot
 from tests.hub import Hub, chaos, hub
 
 MODEL = "acme/Tiny"
@@ -140,13 +140,13 @@ def test_what_lies_there_afterwards_is_what_the_site_lists(download: Download, m
     done = download.run()
     assert done.returncode == 0, done.stderr
     assert "3 safetensors" in done.stdout
-    assert "as in its manifest" in done.stdout
+    assert "matches its manifest" in done.stdout
     assert download.identical()
     assert download.sent == download.size, "every byte came once"
     download.hub.asked.clear()
     began = time.monotonic()
     again = download.run()
-    assert "is whole already" in again.stdout
+    assert "already done: " in again.stdout
     assert not download.hub.asked, "a folder that is proven needs no network"
     measured(f"proven again in {time.monotonic() - began:.2f} s, the shell's start included")
 
@@ -228,8 +228,8 @@ def test_two_at_once_one_works_and_the_other_uses_it(download: Download) -> None
     download.hub.rate = 0
     outputs = [process.communicate(timeout=120)[0] for process in (first, second)]
     assert (first.returncode, second.returncode) == (0, 0), outputs
-    assert "another download writes" in outputs[1]
-    assert "the other download has done it" in outputs[1]
+    assert "waiting for it" in outputs[1]
+    assert "Another download has completed it" in outputs[1]
     assert download.identical()
     assert download.sent == download.size
 
@@ -253,16 +253,16 @@ def listed(*paths: str, **more: Any) -> Callable[[list[dict[str, Any]]], object]
 
 
 FAULTS: dict[str, tuple[str, str, dict[str, Any], dict[str, object]]] = {
-    "unknown model": ("E27", "acme/None of revision master", {}, {"MODEL_ID": "acme/None"}),
-    "unknown revision": ("E27", "acme/Tiny of revision v9", {}, {"MODEL_REVISION": "v9"}),
+    "unknown model": ("E27", "revision master of the model acme/None", {}, {"MODEL_ID": "acme/None"}),
+    "unknown revision": ("E27", "revision v9 of the model acme/Tiny", {}, {"MODEL_REVISION": "v9"}),
     "no token": ("E28", "MODELSCOPE_API_TOKEN", {"token": "s3cret-token"}, {}),
-    "wrong token": ("E28", "refuses acme/Tiny", {"token": "s3cret-token"}, {"MODELSCOPE_API_TOKEN": "wrong-token"}),
+    "wrong token": ("E28", "denied access to", {"token": "s3cret-token"}, {"MODELSCOPE_API_TOKEN": "wrong-token"}),
     "nobody answers": ("E29", "http://127.0.0.1:9", {}, {"MODELSCOPE_ENDPOINT": "http://127.0.0.1:9"}),
     "connections reset": ("E29", "acme/Tiny", {"down": True}, {}),
-    "empty listing": ("E32", "no file at all", {"listing": lambda files: {"Files": []}}, {}),
+    "empty listing": ("E32", "it lists no file", {"listing": lambda files: {"Files": []}}, {}),
     "failed listing": (
         "E32",
-        "no file at all",
+        "it lists no file",
         {"envelope": {"Code": 500, "Success": False}, "listing": lambda files: None},
         {},
     ),
@@ -270,11 +270,11 @@ FAULTS: dict[str, tuple[str, str, dict[str, Any], dict[str, object]]] = {
     "absolute path": ("E32", "'/tmp/evil.txt'", {"listing": listed("/tmp/evil.txt", Size=4)}, {}),
     "file listed twice": ("E32", "config.json twice", {"listing": listed("config.json", Size=4)}, {}),
     "hash that is none": ("E32", "hash of a.bin", {"listing": listed("a.bin", Size=4, Sha256="zz")}, {}),
-    "file that is not there": ("E32", "it names a.bin", {"listing": listed("a.bin", Size=4)}, {}),
-    "disk too small": ("E31", "GiB more are needed", {"listing": listed("a.bin", Size=10**15)}, {}),
+    "file that is not there": ("E32", "it lists a.bin, which", {"listing": listed("a.bin", Size=4)}, {}),
+    "disk too small": ("E31", "still needs", {"listing": listed("a.bin", Size=10**15)}, {}),
     "server errors": (
         "E30",
-        "Not one byte",
+        "No data of",
         {"trouble": lambda path, size: ("status", 503)},
         {"MODELSCOPE_DOWNLOAD_PATIENCE_SECONDS": 4},
     ),
@@ -354,7 +354,7 @@ def test_a_full_disk_names_the_disk(download: Download) -> None:
     done = mounted(download, "-o size=20m none")
     assert done.returncode == 1
     assert "E31 " in done.stderr, done.stderr
-    assert f"is on the disk {download.folder}, which has 0.02 GiB free" in done.stderr
+    assert f"its disk {download.folder} has only 0.02 GiB free" in done.stderr
 
 
 def test_a_read_only_folder(download: Download) -> None:
@@ -371,7 +371,7 @@ def test_verify_finds_a_flipped_bit_and_download_mends_it(download: Download) ->
     content[2 * MIB] ^= 1
     shard.write_bytes(content)
     os.utime(shard, ns=(status.st_atime_ns, status.st_mtime_ns))
-    assert "is whole already" in download.run().stdout, "a bit that rots leaves no trace but its hash"
+    assert "already done: " in download.run().stdout, "a bit that rots leaves no trace but its hash"
     download.hub.down = True
     found = download.run("--verify")
     assert found.returncode == 1
@@ -395,7 +395,7 @@ def test_a_copy_with_new_dates_is_proven_by_its_hashes(download: Download) -> No
     done = download.run()
     assert done.returncode == 0, done.stderr
     assert not download.hub.asked
-    assert "is whole already" in download.run().stdout
+    assert "already done: " in download.run().stdout
 
 
 def test_what_somebody_has_changed_is_kept_aside(download: Download) -> None:
@@ -403,7 +403,7 @@ def test_what_somebody_has_changed_is_kept_aside(download: Download) -> None:
     (download.folder / "config.json").write_text('{"mine": 1}')
     done = download.run()
     assert done.returncode == 0, done.stderr
-    aside = re.search(r"config\.json as it was is kept as (\S+)", done.stdout)
+    aside = re.search(r"config\.json is kept as (\S+)", done.stdout)
     assert aside
     assert (download.folder / aside[1]).read_text() == '{"mine": 1}'
     assert (download.folder / "config.json").read_bytes() == (download.hub.folder / "config.json").read_bytes()
@@ -448,7 +448,72 @@ def test_a_folder_copied_in_by_hand(download: Download) -> None:
     verified = download.run("--verify", MODEL_DIR=copied)
     assert verified.returncode == 0, verified.stderr
     assert download.sent == before, "compared with the listing, nothing fetched"
-    assert "as in its manifest" in verified.stdout
+    assert "matches its manifest" in verified.stdout
+
+
+@pytest.mark.parametrize("kind", ["another model", "fine-tuned", "only what all models have"])
+def test_the_directory_of_another_model_is_left_alone(kind: str, download: Download) -> None:
+    """No manifest, names as the site lists them, and other contents."""
+    theirs = download.shell.home / "theirs"
+    if kind == "fine-tuned":
+        shutil.copytree(download.hub.folder, theirs)
+        (theirs / "tokenizer.json").unlink()
+        for path in theirs.glob("*.safetensors"):
+            path.write_bytes(path.read_bytes()[:-1] + b"?")
+    else:
+        theirs.mkdir()
+        shutil.copy(download.hub.folder / "tokenizer.json", theirs)
+        if kind == "another model":
+            (theirs / "config.json").write_text('{"mine": 1}')
+            (theirs / "pytorch_model.bin").write_text("mine")
+    before = snapshot(theirs)
+    done = download.run(MODEL_DIR=theirs)
+    assert done.returncode == 1
+    assert "E79 " in done.stderr, done.stderr
+    assert f"MODEL_DIR={theirs} is not empty" in done.stderr
+    assert snapshot(theirs) == before
+    assert download.sent == 0
+
+
+def test_a_partial_copy_is_completed_and_nothing_of_it_is_deleted(download: Download) -> None:
+    theirs = Path(shutil.copytree(download.hub.folder, download.shell.home / "theirs"))
+    cut = (theirs / "model-00001-of-00003.safetensors").read_bytes()[: 10 * MIB]
+    (theirs / "model-00001-of-00003.safetensors").write_bytes(cut)
+    (theirs / "model-00003-of-00003.safetensors").unlink()
+    (theirs / "README.md").write_text("mine")
+    (theirs / "notes.txt").write_text("mine")
+    done = download.run(MODEL_DIR=theirs)
+    assert done.returncode == 0, done.stdout + done.stderr
+    kept = [path for path in theirs.iterdir() if ".replaced-" in path.name]
+    assert sorted(path.read_bytes() for path in kept) == sorted([cut, b"mine"])
+    assert (theirs / "notes.txt").read_text() == "mine"
+    for path in download.hub.paths():
+        assert (theirs / path.relative_to(download.hub.folder)).read_bytes() == path.read_bytes()
+    newer = Path(shutil.copytree(download.hub.folder, download.shell.home / "v2"))
+    (newer / "sub/notes.txt").unlink()  # it was copied, not fetched
+    download.hub.folder, download.hub.revision = newer, "v2"
+    assert download.run(MODEL_DIR=theirs, MODEL_REVISION="v2").returncode == 0
+    assert (theirs / "sub/notes.txt").is_file()
+
+
+def test_weights_that_somebody_has_written_since_are_kept_aside(download: Download) -> None:
+    assert download.run().returncode == 0
+    shard = download.folder / "model-00002-of-00003.safetensors"
+    mine = shard.read_bytes()[:-1] + b"?"
+    shard.write_bytes(mine)
+    assert download.run().returncode == 0
+    (kept,) = download.folder.glob("*.replaced-*")
+    assert kept.read_bytes() == mine
+
+
+def test_what_is_in_the_way_of_a_file_stays(download: Download) -> None:
+    assert download.run().returncode == 0
+    (download.folder / "README.md").unlink()
+    (download.folder / "README.md").mkdir()
+    done = download.run()
+    assert done.returncode == 1
+    assert "E79 " in done.stderr, done.stderr
+    assert (download.folder / "README.md").is_dir()
 
 
 def test_an_unfinished_download_is_never_taken_for_a_copied_folder(download: Download) -> None:

@@ -3,11 +3,11 @@
 from pathlib import Path
 
 import pytest
-from docs_site import fit, lay, place
 from hypothesis import given
 from hypothesis import strategies as st
 
 from runbook import ROOT
+from runbook.dev.docs_site import fit, lay, place
 
 LINE = st.text(st.sampled_from("ab -*1.`|#[]()\n"), max_size=60)
 

@@ -1,12 +1,11 @@
 """plan: what fits, by stand-in cards and by models that are nothing but a config and the headers of their weights.
 
-That its numbers are vLLM's own is tested in tests/e2e/test_plan.py on the CPU; no card has confirmed those for cards.
+That its numbers are those of vLLM is tested on the CPU in tests/e2e; no GPU has confirmed those for GPUs.
 """
 
 import json
 import os
 import subprocess
-import sys
 from dataclasses import replace
 from math import prod
 from pathlib import Path
@@ -18,11 +17,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runbook import ROOT
-from tests.conftest import Shell
-
-sys.path.insert(0, str(ROOT / "scripts/lib"))
-import plan as planning
-from machine import GIB, Memory, together
+from runbook.machine.memory import GIB, Memory, together
+from runbook.plan.estimate import Request, advice, estimate
+from runbook.plan.model import KNOWN
+from runbook.plan.planner import make_plan
+from tests.conftest import MACHINE, Shell, findings
 
 QWEN = "Qwen/Qwen3-4B-Instruct-2507"
 KEYS = ["profile", "gpu_index", "gpu_memory_utilization", "max_model_len"]
@@ -53,7 +52,7 @@ def ask(shell: Shell, **more: object) -> tuple[dict[str, Any], list[str]]:
     given |= {"GPU": "auto", "GPU_MEMORY_UTILIZATION": "auto", "MAX_MODEL_LEN": "auto", "RUNBOOK_LANG": "en"}
     environ = shell.environ(**{**given, **more})
     with patch.dict(os.environ, environ, clear=True):
-        return planning.make_plan()
+        return make_plan()
 
 
 def plan(shell: Shell, **more: object) -> dict[str, Any]:
@@ -131,7 +130,7 @@ def test_two_cards_share_weights_and_heads(shell: Shell) -> None:
 @pytest.mark.parametrize(
     ("body", "words"),
     [
-        ("echo 'Failed to initialize NVML: Insufficient Permissions'; exit 4", "tells no memory"),
+        ("echo 'Failed to initialize NVML: Insufficient Permissions'; exit 4", "does not give the GPU memory"),
         ("echo '0, [N/A], [N/A], [N/A]'", r"[N/A]"),
         ("echo 'Some other vendor 1.0'", "Some other vendor"),
         ("echo '0, 40960, 40000, Enabled'", "split by MIG"),
@@ -146,7 +145,7 @@ def test_what_nvidia_smi_does_not_tell_is_said(body: str, words: str, shell: She
 
 def test_a_card_that_is_not_there(shell: Shell) -> None:
     shell.cards((40000, 40960))
-    assert "the usable cards are 0" in plan(shell, GPU=5)["reason"]
+    assert "the usable GPUs are 0" in plan(shell, GPU=5)["reason"]
 
 
 def test_before_the_download_only_known_models_have_a_plan(shell: Shell) -> None:
@@ -167,10 +166,10 @@ def test_who_holds_the_memory_is_named(shell: Shell) -> None:
 
 def test_what_this_server_holds_counts_as_free(shell: Shell) -> None:
     """Else a second deploy beside the running server would say that nothing fits."""
-    mark = shell.environ(RUNBOOK_SERVER=shell.home / "base/run/vllm-qwen3")
+    mark = shell.environ(RUNBOOK_SERVER=shell.home / "base/run" / MACHINE / "vllm-qwen3")
     with subprocess.Popen(["sleep", "60"], env=mark) as server:
         shell.cards((1000, 24576), apps=f"GPU-0, {server.pid}, 22000")
-        found = plan(shell)
+        found = plan(shell, **findings(shell))
         server.kill()
     assert found["fits"] is True
     assert plan(shell)["fits"] is False
@@ -268,14 +267,14 @@ def test_what_is_said_to_fit_instead_fits(
 ) -> None:
     """Whatever the cards: advice that is taken makes a plan that fits, and what fits is within what is free."""
     memories = [Memory(str(i), gib * GIB, int(gib * part * GIB)) for i, (gib, part) in enumerate(cards)]
-    wish, model = planning.Wish(share, context, 2, 2), planning.KNOWN[QWEN]
-    found = planning.fit(model, memories[0], wish)
+    wish, model = Request(share, context, 2, 2), KNOWN[QWEN]
+    found = estimate(model, memories[0], wish)
     if not found.problem:
         assert found.share * memories[0].total <= memories[0].free
         assert 2048 <= found.context <= model.longest
         assert found.at_once >= 1
         return
-    for way in planning.advice(model, memories[0], memories, wish):
+    for way in advice(model, memories[0], memories, wish):
         key, value = way.split("=", 1)
         place, other = memories[0], wish
         if key == "GPU":
@@ -286,7 +285,7 @@ def test_what_is_said_to_fit_instead_fits(
             other = replace(wish, context=int(value))
         else:
             other = replace(wish, kv_width=1, fp8="--quantization" in value)
-        assert not planning.fit(model, place, other).problem, way
+        assert not estimate(model, place, other).problem, way
 
 
 def test_the_server_starts_with_what_the_plan_says(shell: Shell) -> None:
@@ -310,7 +309,7 @@ def test_what_does_not_fit_is_not_started(shell: Shell) -> None:
     shell.cards((9000, 16384))
     done = shell.script("serve", PROFILE="gpu", MODEL_DIR=path, VENV_DIR=shell.home / "venv", API_KEY="k")
     assert done.returncode == 1
-    assert "With the memory that is free now the model does not fit: the weights (15.0 GiB)" in done.stderr
+    assert "The model does not fit into the memory that is free now: the weights (15.0 GiB)" in done.stderr
     assert "E50 " in done.stderr
     assert "started" not in done.stdout
 

@@ -13,10 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
-from runbook import ROOT, guide
-from runbook.checks import STEPS
-from runbook.faults import Fault
+from runbook import ROOT, walkthrough
+from runbook.messages import Fault
 from runbook.page import UNIT, breaks, render
+from runbook.steps import STEPS
 from tests.conftest import Shell, terminal
 from tests.runbook.test_steps import clone
 
@@ -58,34 +58,35 @@ def test_lines_are_as_wide_as_they_may_be_and_lose_nothing(text: str, width: int
 
 
 def test_explain_knows_every_page_that_has_a_script(lang: str) -> None:
-    assert set(guide.pages()) == SCRIPTS
+    assert set(walkthrough.pages()) == SCRIPTS
 
 
 def test_a_steps_beginning_is_short_and_its_proof_is_there(
     lang: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in STEPS:
-        title, what = guide.beginning(guide.text_of(name))
+        title, what = walkthrough.beginning(walkthrough.text_of(name))
         assert re.match(r"\d", title)
         render(what)
         assert 2 <= len(capsys.readouterr().out.splitlines()) <= 8, name
-        how, commands, expected = guide.verifying(guide.text_of(name))
+        how, commands, expected = walkthrough.verifying(walkthrough.text_of(name))
         assert commands.strip()
         assert set(code_lines(how)) >= set(commands.splitlines())
         assert expected.strip()
         assert "##" not in expected
         monkeypatch.setenv("RUNBOOK_LANG", "en" if lang == "zh" else "zh")
-        assert guide.verifying(guide.text_of(name))[1] == commands, "the same proof in both languages"
+        assert walkthrough.verifying(walkthrough.text_of(name))[1] == commands, "the same proof in both languages"
         monkeypatch.setenv("RUNBOOK_LANG", lang)
 
 
 def test_links_are_words_that_lead_on(lang: str) -> None:
-    spelled = guide.LINK.sub(guide._spelled_out, "[E06](troubleshooting.md#e06) [1.2](1.2-venv.md) [keys](settings.md)")
+    links = "[E06](troubleshooting.md#e06) [1.2](1.2-venv.md) [keys](settings.md)"
+    spelled = walkthrough.LINK.sub(walkthrough._spelled_out, links)
     assert spelled.startswith("E06 ")
     assert "./inv explain venv" in spelled
     assert f"docs/{lang}/settings.md" in spelled
     web = "[vLLM](https://docs.vllm.ai/)"
-    assert guide.LINK.sub(guide._spelled_out, web) == web
+    assert walkthrough.LINK.sub(walkthrough._spelled_out, web) == web
 
 
 def test_explain_gives_the_page_as_it_is_and_todays_values(clone: Shell) -> None:
@@ -102,15 +103,15 @@ def test_explain_alone_lists_one_a_line(words: tuple[str, ...], clone: Shell) ->
     done = clone.inv("explain", *words)
     assert done.returncode == 0, done.stderr
     assert len(done.stdout.splitlines()) == len(SCRIPTS)
-    assert ("建目录" if words else "Folders") in done.stdout
+    assert ("建目录" if words else "Directories") in done.stdout
 
 
 @pytest.mark.parametrize(
     ("act", "says"),
     [
-        (lambda: guide.explain("dowload", ""), "did you mean download?"),
-        (lambda: guide.explain("mkdirs", "fr"), "cannot read --lang fr"),
-        (lambda: guide.deploy(True, "prefligth", None), "did you mean preflight?"),
+        (lambda: walkthrough.explain("dowload", ""), "did you mean download?"),
+        (lambda: walkthrough.explain("mkdirs", "fr"), "does not accept --lang fr"),
+        (lambda: walkthrough.deploy(True, "prefligth", None), "did you mean preflight?"),
     ],
 )
 def test_what_cannot_be_is_one_sentence(
@@ -119,14 +120,14 @@ def test_what_cannot_be_is_one_sentence(
     monkeypatch.setenv("RUNBOOK_LANG", "en")
     with pytest.raises(Fault) as told:
         act()
-    assert says in str(told.value.message)
+    assert says in str(told.value)
     assert capsys.readouterr().out == ""
 
 
 def test_questions_need_a_terminal(clone: Shell) -> None:
     done = clone.inv("deploy", "--step")
     assert done.returncode == 1
-    assert "--step asks before each step, and standard input is no terminal" in done.stderr
+    assert "--step asks before each step, but standard input is not a terminal" in done.stderr
     assert "Traceback" not in done.stderr
     assert not (clone.home / "base").exists()
 
@@ -134,7 +135,7 @@ def test_questions_need_a_terminal(clone: Shell) -> None:
 def test_step_and_dry_show_and_ask_nothing(clone: Shell) -> None:
     done = clone.inv("deploy", "--dry", *MKDIRS[1:])
     assert done.returncode == 0, done.stderr
-    assert "Makes the folders" in done.stdout
+    assert "creates the directories" in done.stdout
     assert f"$ mkdir -p {clone.home}/base/models" in done.stdout
     assert "nothing has been changed" in done.stdout
     assert not (clone.home / "base").exists()
@@ -151,12 +152,12 @@ def test_a_reader_that_has_enough_ends_it_silently(words: str, clone: Shell) -> 
 def test_a_step_that_fails_is_asked_again_until_it_works_and_proves_it(clone: Shell) -> None:
     (clone.home / "base").write_text("in the way")
     with terminal(clone, *MKDIRS) as person:
-        person.expect_exact("Makes the folders")
+        person.expect_exact("creates the directories")
         person.expect_exact(f"$ mkdir -p {clone.home}/base/models")
         person.expect_exact("Run mkdirs?")
         person.sendline("Ｒun")  # full width, as an input method types it
         person.expect_exact("E06 ")
-        person.expect_exact("Try again?")
+        person.expect_exact("try again?")
         (clone.home / "base").unlink()
         person.sendline("")
         person.expect(r"mkdirs +✓")
@@ -164,7 +165,7 @@ def test_a_step_that_fails_is_asked_again_until_it_works_and_proves_it(clone: Sh
         assert (clone.home / "base/logs").is_dir()
         person.sendline("y")
         person.expect(rf"d\S+ .*{clone.home}/base/logs")
-        person.expect_exact("Four lines")
+        person.expect_exact("four lines")
     assert person.exitstatus == 0
     with terminal(clone, *MKDIRS) as person:
         person.expect_exact("already done")
@@ -190,7 +191,7 @@ def test_unknown_answers_explain_and_skip(clone: Shell) -> None:
 
 @pytest.mark.parametrize(
     ("keys", "says", "code"),
-    [("q\r", "To go on: {}", 1), ("\x04", "To go on: {}", 1), ("\x03", "To go on from here: {}", 130)],
+    [("q\r", "To continue: {}", 1), ("\x04", "To continue: {}", 1), ("\x03", "Continue with: {}", 130)],
     ids=["quit", "end of input", "Ctrl-C"],
 )
 def test_leaving_says_the_exact_way_back(keys: str, says: str, code: int, clone: Shell) -> None:

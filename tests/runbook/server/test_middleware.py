@@ -1,9 +1,7 @@
-"""The gate before vLLM's server: every way to call an ASGI app, without vLLM. The real server is in tests/e2e."""
+"""The API-key middleware: every way to call an ASGI app, without vLLM. The real server is in tests/e2e."""
 
 import asyncio
 import importlib
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,15 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 KEY = "k3y-of-the-server"
-sys.path.append(str(Path(__file__).parents[2] / "scripts/lib/serving"))
 
 
-def gate(key: str = KEY, mebibytes: int = 1) -> Any:
+def middleware(key: str = KEY, mebibytes: int = 1) -> Any:
     """A fresh module with this key, before an app that answers 200 and reads the whole body."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("VLLM_API_KEY", key)
         patch.setenv("RUNBOOK_BODY_MIB", str(mebibytes))
-        module = importlib.reload(importlib.import_module("runbook_gate"))
+        module = importlib.reload(importlib.import_module("runbook.server.middleware"))
 
         async def app(scope: Any, receive: Any, send: Any) -> None:
             if scope["type"] == "websocket":
@@ -34,13 +31,13 @@ def gate(key: str = KEY, mebibytes: int = 1) -> Any:
             await send({"type": "http.response.start", "status": status, "headers": []})
             await send({"type": "http.response.body", "body": b"in"})
 
-        return module.Gate(app)
+        return module.ApiKeyMiddleware(app)
 
 
 def call(
     built: Any, path: str = "/v1/models", headers: Any = (), bodies: Any = (b"",), method: str = "GET", **scope: Any
 ) -> list[dict[str, Any]]:
-    """The messages that the app behind the gate, or the gate itself, sends."""
+    """The messages that the app behind the middleware, or the middleware itself, sends."""
     sent: list[dict[str, Any]] = []
     waiting = [{"type": "http.request", "body": body, "more_body": True} for body in bodies]
     waiting[-1]["more_body"] = False
@@ -66,49 +63,49 @@ def bearer(token: str) -> list[tuple[bytes, bytes]]:
 @pytest.mark.parametrize("method", ["GET", "POST", "OPTIONS", "HEAD", "BREW"])
 def test_no_route_without_the_key(path: str, method: str) -> None:
     for headers in ([], bearer("wrong"), bearer(KEY + "x"), bearer(""), [(b"authorization", KEY.encode())]):
-        sent = call(gate(), path, headers, method=method)
+        sent = call(middleware(), path, headers, method=method)
         assert sent[0]["status"] == 401
         assert (b"www-authenticate", b"Bearer") in sent[0]["headers"]
         assert KEY.encode() not in sent[1]["body"]
-    assert call(gate(), path, bearer(KEY), method=method)[0]["status"] == 200
+    assert call(middleware(), path, bearer(KEY), method=method)[0]["status"] == 200
 
 
 def test_health_is_open_and_tells_nothing_but_to_the_keeper() -> None:
-    built = gate()
+    built = middleware()
     assert call(built, "/health")[0] == {"type": "http.response.start", "status": 200, "headers": []}
     assert (b"x-runbook-open", b"0") in call(built, "/health", bearer(KEY))[0]["headers"]
     assert call(built, "/health", method="POST")[0]["status"] == 401
 
 
 def test_two_keys_are_none() -> None:
-    assert call(gate(), headers=bearer(KEY) + bearer("wrong"))[0]["status"] == 401
-    assert call(gate(), headers=bearer("wrong") + bearer(KEY))[0]["status"] == 401
+    assert call(middleware(), headers=bearer(KEY) + bearer("wrong"))[0]["status"] == 401
+    assert call(middleware(), headers=bearer("wrong") + bearer(KEY))[0]["status"] == 401
 
 
 @given(st.binary(max_size=60))
 def test_only_the_key_opens(header: bytes) -> None:
-    opened = call(gate(), headers=[(b"authorization", header)])[0]["status"] == 200
+    opened = call(middleware(), headers=[(b"authorization", header)])[0]["status"] == 200
     scheme, _, token = header.partition(b" ")
     assert opened == (scheme.lower() == b"bearer" and token.strip() == KEY.encode())
 
 
 def test_a_websocket_is_refused_before_it_opens() -> None:
-    assert call(gate(), type="websocket") == [{"type": "websocket.close", "code": 1008}]
-    sent = call(gate(), type="websocket", extensions={"websocket.http.response": {}})
+    assert call(middleware(), type="websocket") == [{"type": "websocket.close", "code": 1008}]
+    sent = call(middleware(), type="websocket", extensions={"websocket.http.response": {}})
     assert (sent[0]["type"], sent[0]["status"]) == ("websocket.http.response.start", 401)
-    assert call(gate(), headers=bearer(KEY), type="websocket") == [{"type": "websocket.accept"}]
+    assert call(middleware(), headers=bearer(KEY), type="websocket") == [{"type": "websocket.accept"}]
 
 
 def test_a_body_beyond_the_limit() -> None:
     half = b"x" * (1 << 19)
-    assert call(gate(), headers=bearer(KEY), bodies=[half, half])[0]["status"] == 200
-    assert call(gate(), headers=bearer(KEY), bodies=[half, half, b"x"])[0]["status"] == 413
+    assert call(middleware(), headers=bearer(KEY), bodies=[half, half])[0]["status"] == 200
+    assert call(middleware(), headers=bearer(KEY), bodies=[half, half, b"x"])[0]["status"] == 413
     for length in (b"1048577", b"9" * 40, b"-1", b"x"):
-        sent = call(gate(), headers=[*bearer(KEY), (b"content-length", length)])
+        sent = call(middleware(), headers=[*bearer(KEY), (b"content-length", length)])
         assert sent[0]["status"] == 413
 
 
 def test_opened_on_purpose() -> None:
     for key in ("none", ""):
-        assert call(gate(key))[0]["status"] == 200
-        assert call(gate(key), headers=bearer("anything"))[0]["status"] == 200
+        assert call(middleware(key))[0]["status"] == 200
+        assert call(middleware(key), headers=bearer("anything"))[0]["status"] == 200

@@ -1,6 +1,6 @@
 """ragflow-register's whole life against a stand-in that keeps to RAGFlow's recorded contract; ragflow-notes.
 
-What is claimed of our own server is tested on the real vLLM in tests/e2e/test_ragflow.py.
+What is claimed of our own server is tested on the real vLLM in tests/e2e/test_ragflow_models.py.
 """
 
 import json
@@ -9,7 +9,6 @@ import re
 import signal
 import stat
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, redirect_stdout
@@ -24,16 +23,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runbook import ROOT
-from runbook.faults import Fault
-from tests.conftest import Done, Shell
+from runbook.messages import Fault
+from runbook.ragflow import client
+from runbook.ragflow import register as registering
+from tests.conftest import MACHINE, Done, Shell
 from tests.ragflow import TOKEN, Model, Ragflow, model, ragflow
 
-sys.path.insert(0, str(ROOT / "scripts/lib"))
-import ragflow_api
-import ragflow_register
-
 PIPES: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-VERSIONS = ["0.27.0", "0.26.0", "0.25.6", "0.24.0"]  # 0.23 stores what it should only verify
+VERSIONS = ["0.27.0", "0.26.0"]
 
 
 @dataclass
@@ -53,7 +50,8 @@ class Pair:
         """The program without the shell around it, which takes most of the time."""
         given = {key: str(value) for key, value in {**self.shell.settings, **settings}.items()}
         url = f"http://127.0.0.1:{given['PORT']}/v1"
-        given = {"HOST": "0.0.0.0", "TMUX_SESSION": "vllm-qwen3", "SOURCE_URL": url, "LAN_URL": ""} | given
+        fixed = {"HOST": "0.0.0.0", "TMUX_SESSION": "vllm-qwen3", "MACHINE": MACHINE, "SOURCE_URL": url, "LAN_URL": ""}
+        given = fixed | given
         given |= {"MAX_TOKENS": str(self.model.context * 3 // 4)}
         given.setdefault("DOCKER_URL", url.replace("127.0.0.1", "host.docker.internal"))
         out, code, said = StringIO(), 0, ""
@@ -61,15 +59,15 @@ class Pair:
             for key in ("API_KEY", "RAGFLOW_API_KEY", "RUNBOOK_LANG"):
                 patch.setenv(key, given[key])
             try:
-                ragflow_register.run(list(words), given)
-            except ragflow_api.Trouble as trouble:
-                code, said = 1, str(Fault(trouble.code, **trouble.values).message)
+                registering.perform(list(words), given)
+            except Fault as fault:
+                code, said = 1, str(fault)
         assert not re.search(r"\{\w+\}", said), "every value of the fault is given"
         return Done([], code, out.getvalue(), said)
 
     @property
     def record(self) -> Path:
-        return self.shell.home / "base/run/vllm-qwen3.ragflow.json"
+        return self.shell.home / "base/run" / MACHINE / "vllm-qwen3.ragflow.json"
 
 
 @pytest.fixture
@@ -91,37 +89,30 @@ def other(pair: Pair, name: str = "mine") -> None:
     pair.ragflow.defaults["chat"] = f"own@{name}@VLLM"
 
 
-@pytest.mark.parametrize("version", [*VERSIONS, "0.23.0"])
+@pytest.mark.parametrize("version", VERSIONS)
 def test_the_whole_life_of_a_registration(version: str, pair: Pair) -> None:
     there = pair.ragflow
     there.version = version
     before = there.state()
     done = (pair.script if version == "0.27.0" else pair.register)()
     assert done.returncode == 0, done.stdout + done.stderr
-    assert f"RAGFlow {version if version >= '0.25.1' else 'v0.25 or earlier'}: {pair.url}" in done.stdout
+    assert f"RAGFlow {version}: {pair.url}" in done.stdout
     said = done.stdout
     assert said.index("This will be changed in RAGFlow:") < said.index("- default model")
-    if version >= "0.25.1":
-        assert f"\n{pair.model.answer}\n" in said
-    if version >= "0.26":
-        one = there.providers["VLLM"]["vllm-qwen3"]
-        assert (one["api_key"], one["base_url"]) == ("k3y", pair.base_url)
-        assert one["models"]["tiny"]["model_type"] == ["chat"]
-        assert one["models"]["tiny"]["max_tokens"] == 6144 < pair.model.context
-        assert one["models"]["tiny"]["extra"]["is_tools"] is False
-        assert there.defaults == {"chat": "tiny@vllm-qwen3@VLLM"}
-    else:
-        assert there.llms["VLLM", "tiny___VLLM"]["max_tokens"] == 6144
-        assert there.tenant["llm_id"] == "tiny___VLLM@VLLM"
-        assert there.tenant["embd_id"] == "b@Builtin"
+    assert f"\n{pair.model.answer}\n" in said
+    one = there.providers["VLLM"]["vllm-qwen3"]
+    assert (one["api_key"], one["base_url"]) == ("k3y", pair.base_url)
+    assert one["models"]["tiny"]["model_type"] == ["chat"]
+    assert one["models"]["tiny"]["max_tokens"] == 6144 < pair.model.context
+    assert one["models"]["tiny"]["extra"]["is_tools"] is False
+    assert there.defaults == {"chat": "tiny@vllm-qwen3@VLLM"}
     made, calls = there.state(), len(there.calls)
     again = pair.register()
     assert again.returncode == 0, again.stderr
     assert there.state() == made
-    if version >= "0.26":
-        assert "nothing to change" in again.stdout
-        there.calls = there.calls[calls:]
-        assert there.changes() == ["POST /api/v1/chat/completions"]
+    assert "nothing to change" in again.stdout
+    there.calls = there.calls[calls:]
+    assert there.changes() == ["POST /api/v1/chat/completions"]
     assert stat.S_IMODE(pair.record.stat().st_mode) == 0o600
     for text in (pair.record.read_text(), done.stdout + done.stderr + again.stdout + again.stderr):
         assert "k3y" not in text
@@ -130,7 +121,20 @@ def test_the_whole_life_of_a_registration(version: str, pair: Pair) -> None:
     assert gone.returncode == 0, gone.stderr
     assert there.state() == before
     assert not pair.record.exists()
-    assert "nothing of this server's was registered" in pair.register("--remove").stdout
+    assert "Nothing of this server is registered" in pair.register("--remove").stdout
+
+
+@pytest.mark.parametrize("version", ["0.25.6", "0.24.0", "0.23.0"])
+def test_an_older_ragflow_is_left_to_be_filled_in_by_hand(version: str, pair: Pair) -> None:
+    pair.ragflow.version = version
+    before = pair.ragflow.state()
+    done = pair.register()
+    assert done.returncode == 1
+    assert "E89 " in done.stderr
+    assert "./inv ragflow-notes" in done.stderr
+    assert pair.ragflow.state() == before
+    assert pair.ragflow.changes() == []
+    assert not pair.record.exists()
 
 
 @pytest.mark.parametrize("version", ["0.27.0", "0.26.0"])
@@ -195,33 +199,29 @@ def test_v026_fails_while_the_instance_is_made_anew(pair: Pair) -> None:
     assert pair.ragflow.state() == before, "and the default of before is back"
 
 
-@pytest.mark.parametrize("version", ["0.27.0", "0.26.0", "0.24.0"])
+@pytest.mark.parametrize("version", VERSIONS)
 def test_a_new_key_reaches_ragflow(version: str, pair: Pair) -> None:
-    """v0.26 and earlier do not show the key that they have."""
+    """v0.26 does not show the key that it has."""
     pair.ragflow.version = version
     assert pair.register().returncode == 0
     pair.model.key = "second"
     done = pair.register(API_KEY="second")
     assert done.returncode == 0, done.stdout + done.stderr
-    held = pair.ragflow.providers["VLLM"] if version >= "0.26" else pair.ragflow.llms
-    stored: dict[str, Any] = next(iter(held.values()))
+    stored: dict[str, Any] = next(iter(pair.ragflow.providers["VLLM"].values()))
     assert stored["api_key"] == "second"
 
 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_a_new_name_replaces_the_old_one(version: str, pair: Pair) -> None:
-    pair.ragflow.version, pair.ragflow.tenant["llm_id"] = version, "theirs@Builtin"
+    pair.ragflow.version = version
     other(pair)
     before = pair.ragflow.state()
     assert pair.register().returncode == 0
     pair.model.name = "tiny2"
     done = pair.register(SERVED_MODEL_NAME="tiny2")
     assert done.returncode == 0, done.stdout + done.stderr
-    if version >= "0.26":
-        assert list(pair.ragflow.providers["VLLM"]["vllm-qwen3"]["models"]) == ["tiny2"]
-        assert pair.ragflow.defaults == {"chat": "tiny2@vllm-qwen3@VLLM"}
-    else:
-        assert list(pair.ragflow.llms) == [("VLLM", "tiny2___VLLM")]
+    assert list(pair.ragflow.providers["VLLM"]["vllm-qwen3"]["models"]) == ["tiny2"]
+    assert pair.ragflow.defaults == {"chat": "tiny2@vllm-qwen3@VLLM"}
     assert pair.register("--remove", SERVED_MODEL_NAME="tiny2").returncode == 0
     assert pair.ragflow.state() == before
 
@@ -254,12 +254,9 @@ def test_an_embedding_model(version: str, pair: Pair) -> None:
     before = pair.ragflow.state()
     done = pair.register()
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "got a vector" in done.stdout
-    if version >= "0.26":
-        assert pair.ragflow.providers["VLLM"]["vllm-qwen3"]["models"]["tiny"]["model_type"] == ["embedding"]
-        assert pair.ragflow.defaults == {"embedding": "tiny@vllm-qwen3@VLLM"}
-    else:
-        assert pair.ragflow.tenant["embd_id"] == "tiny___VLLM@VLLM"
+    assert "received a vector" in done.stdout
+    assert pair.ragflow.providers["VLLM"]["vllm-qwen3"]["models"]["tiny"]["model_type"] == ["embedding"]
+    assert pair.ragflow.defaults == {"embedding": "tiny@vllm-qwen3@VLLM"}
     assert pair.register("--remove").returncode == 0
     assert pair.ragflow.state() == before
 
@@ -297,7 +294,7 @@ def test_a_server_for_this_machine_only_is_not_reached_from_a_container(version:
     done = there(HOST="127.0.0.1", **({} if version == "0.27.0" else {"DOCKER_URL": ""}))
     assert done.returncode == 1
     assert "✗ Fail to access model(VLLM/tiny)." in done.stdout
-    assert "it listens on 127.0.0.1:" in done.stderr
+    assert "the server listens on 127.0.0.1:" in done.stderr
     assert "HOST=0.0.0.0" in done.stderr
     assert "E45 " in done.stderr
     assert pair.ragflow.state() == before
@@ -306,7 +303,7 @@ def test_a_server_for_this_machine_only_is_not_reached_from_a_container(version:
 def test_a_named_address_is_the_only_one_tried(pair: Pair) -> None:
     done = pair.register("--base-url", pair.base_url)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("is asked to try") == 1
+    assert done.stdout.count("tries") == 1
     done = pair.register("--base-url", pair.base_url.removesuffix("/v1"))
     assert done.returncode == 1
     assert "E49 " in done.stderr
@@ -400,9 +397,9 @@ def test_what_answers_is_not_ragflow(what: tuple[Any, ...], pair: Pair) -> None:
 @pytest.mark.parametrize("spot", ["GET /system/version", "POST /instances", "POST /chat/completions"])
 def test_a_ragflow_that_hangs(spot: str, pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     """A call without an answer may come true later: the record keeps what it was for."""
-    monkeypatch.setattr(ragflow_register, "PROBE", 0.2)
-    monkeypatch.setattr(ragflow_register, "ANSWER", 0.2)
-    monkeypatch.setattr(ragflow_api.Ragflow.call, "__defaults__", (None, 0.2))
+    monkeypatch.setattr(registering, "PROBE", 0.2)
+    monkeypatch.setattr(registering, "ANSWER", 0.2)
+    monkeypatch.setattr(client.Ragflow.call, "__defaults__", (None, 0.2))
     other(pair)
     before = pair.ragflow.state()
     pair.ragflow.broken = {spot: ("hang", 0.5)}
@@ -431,24 +428,11 @@ def test_ctrl_c_takes_back_what_was_made(pair: Pair) -> None:
     os.killpg(child.pid, signal.SIGINT)
     out, err = child.communicate(timeout=30)
     assert child.returncode == 130
-    assert "what was made is taken back" in out
+    assert "everything that this run created is removed again" in out
     assert "E98 " in err
     assert "vllm-qwen3" not in pair.ragflow.providers["VLLM"]
     time.sleep(0.1)
     assert pair.register("--remove").returncode == 0
-    assert pair.ragflow.state() == before
-
-
-@pytest.mark.parametrize("version", ["0.25.6", "0.24.0", "0.23.0"])
-@pytest.mark.parametrize("spot", ["POST /add_llm", "POST /set_tenant_info", "PATCH /users/me/models", "GET /my_llms"])
-def test_a_failure_of_an_older_ragflow(version: str, spot: str, pair: Pair) -> None:
-    pair.ragflow.version = version
-    before = pair.ragflow.state()
-    pair.ragflow.broken = {spot: REFUSED}
-    if (spot[:5] == "PATCH") != (version >= "0.25.1") and "llm" not in spot:
-        assert pair.register().returncode == 0
-        return
-    assert pair.register().returncode == 1
     assert pair.ragflow.state() == before
 
 
@@ -459,30 +443,8 @@ def test_an_answer_that_is_an_error_is_no_answer(pair: Pair) -> None:
     assert done.returncode == 1
     assert "AUTH_ERROR - nope" in done.stderr
     assert "E46 " in done.stderr
-    assert "taken back" in done.stdout
+    assert "removed again" in done.stdout
     assert pair.ragflow.state() == before
-
-
-@pytest.mark.parametrize("version", ["0.24.0", "0.23.0"])
-def test_an_older_ragflow_has_the_name_already(version: str, pair: Pair) -> None:
-    pair.ragflow.version = version
-    theirs = {
-        "llm_name": "tiny",
-        "model_type": "chat",
-        "api_base": "http://10.0.0.1/v1",
-        "api_key": "x",
-        "max_tokens": 8,
-    }
-    pair.ragflow.llms["VLLM", "tiny___VLLM"] = theirs
-    before = pair.ragflow.state()
-    done = pair.register()
-    assert done.returncode == 1
-    assert "E48 " in done.stderr
-    assert pair.ragflow.state() == before
-    theirs |= {"api_base": pair.base_url, "max_tokens": 6144, "api_key": "k3y"}
-    assert pair.register().returncode == 0, "entered by hand just as we would: it is used as it is"
-    assert pair.register("--remove").returncode == 0
-    assert ("VLLM", "tiny___VLLM") in pair.ragflow.llms, "and stays"
 
 
 def test_v026_refuses_a_second_instance_of_one_key_and_repeats_the_key(pair: Pair) -> None:
@@ -578,10 +540,10 @@ def test_flags_by_model(folder: str, extra: str, flags: str, pair: Pair) -> None
 @given(st.from_regex(r"[A-Za-z0-9_-]+", fullmatch=True))
 def test_instance_names(session: str) -> None:
     environ = {"SERVED_MODEL_NAME": "m", "API_KEY": "k", "SOURCE_URL": "u"}
-    server = ragflow_api.Server(environ)
-    there = ragflow_api.Ragflow("http://127.0.0.1:9", "k")
-    record = ragflow_api.Record(Path("/nowhere/at/all"), "u")
-    name = ragflow_register.Providers(there, server, record, session).instance
+    server = client.Server(environ)
+    there = client.Ragflow("http://127.0.0.1:9", "k")
+    record = client.Record(Path("/nowhere/at/all"), "u")
+    name = registering.Registration(there, server, record, session).instance
     assert re.fullmatch(r"[A-Za-z0-9_-]+", name)
     assert "401" not in name
     assert name.lower() != "default"
@@ -591,7 +553,35 @@ def test_instance_names(session: str) -> None:
 def test_a_key_is_never_shown(text: str, key: str) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("API_KEY", key)
-        assert key not in ragflow_api.hide(f"{text}{key}{text}")
+        assert key not in client.hide(f"{text}{key}{text}")
+
+
+def test_the_record_of_an_earlier_version_is_taken_over(pair: Pair) -> None:
+    """It had one for all machines."""
+    before = pair.ragflow.state()
+    assert pair.register().returncode == 0
+    earlier = pair.record.parent.parent / pair.record.name
+    pair.record.rename(earlier)
+    assert pair.register().returncode == 0
+    assert not earlier.exists()
+    pair.record.rename(earlier)
+    assert pair.register("--remove").returncode == 0
+    assert pair.ragflow.state() == before
+    assert not earlier.exists()
+    assert not pair.record.exists()
+
+
+def test_another_machines_registration_is_left_alone(pair: Pair) -> None:
+    """One BASE_DIR, one RAGFlow, two machines: each has an instance of its own."""
+    assert pair.register().returncode == 0
+    first = json.dumps(pair.ragflow.providers["VLLM"]["vllm-qwen3"])
+    away = {"MACHINE": "gpu02-0badcafe"}
+    there = pair.base_url.replace("127.0.0.1", "localhost")
+    assert pair.register("--base-url", there, **away).returncode == 0
+    assert set(pair.ragflow.providers["VLLM"]) == {"vllm-qwen3", "vllm-qwen3-2"}
+    assert pair.register("--remove", **away).returncode == 0
+    assert json.dumps(pair.ragflow.providers["VLLM"]["vllm-qwen3"]) == first
+    assert pair.record.exists()
 
 
 def test_the_record_of_another_ragflow_is_kept(pair: Pair) -> None:

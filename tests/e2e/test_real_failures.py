@@ -23,7 +23,6 @@ def variant(deployed: Deployment, path: Path) -> Path:
         ({"VLLM_EXTRA_ARGS": "--no-such-flag"}, "E64", "unrecognized arguments: --no-such-flag"),
         ({"GPU_MEMORY_UTILIZATION": "0.01"}, "E53", "is less than requested memory for kv"),
         ({"MAX_MODEL_LEN": "999999", "GPU_MEMORY_UTILIZATION": "0.2"}, "E52", "User-specified max_model_len (999999)"),
-        ({"MAX_MODEL_LEN": "999999"}, "E50", "the model ends at 8192 tokens"),
         ({"SPOIL": "shard"}, "E13", "SafetensorError"),
         ({"SPOIL": "tokenizer"}, "E13", "tokenizer"),
     ],
@@ -53,10 +52,20 @@ def test_a_failed_start_says_why(
     assert [row["code"] for row in found] == [code], "asked again, the same"
 
 
+def test_what_the_plan_refuses_is_told_before_the_session_is_made(deployed: Deployment) -> None:
+    own = Shell(deployed.shell.home, deployed.shell.root, {**deployed.shell.settings, "MAX_MODEL_LEN": "999999"})
+    assert own.inv("stop", timeout=120).returncode == 0
+    done = own.inv("tmux-start", timeout=180)
+    assert done.returncode == 1
+    assert "E50 " in done.stderr
+    assert "exceeds the model's maximum of 8192" in done.stderr
+    assert own.run("tmux", "has-session", "-t", "=vllm-qwen3").returncode != 0
+
+
 def test_a_running_server_has_no_finding(running: Deployment) -> None:
     done = running.shell.inv("doctor")
     assert done.returncode == 0, done.stdout
-    assert "nothing wrong is seen" in done.stdout
+    assert "Nothing wrong was found" in done.stdout
     done = running.shell.inv("preflight")
     assert done.returncode == 0, done.stdout
-    assert "is for this server, which runs" in done.stdout
+    assert "is used by this server, which is running" in done.stdout

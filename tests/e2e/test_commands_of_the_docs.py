@@ -21,10 +21,10 @@ PROMPT = re.compile("\x1e([0-9]+)\x1e")
 
 
 class Terminal:
-    """A real terminal with the shell of scripts/lib/shell.sh, into which commands are typed."""
+    """A real terminal with the shell of scripts/support/shell.sh, into which commands are typed."""
 
     def __init__(self, root: Path, env: dict[str, str]) -> None:
-        words = ["scripts/lib/shell.sh"]
+        words = ["scripts/support/shell.sh"]
         self.child = pexpect.spawn("bash", words, cwd=root, env=env, encoding="utf-8", dimensions=(50, 160), timeout=60)
         self.child.expect_exact("(settings) ")
         # After each command its exit code, between two bytes that nothing else prints; and no echo of what is typed.
@@ -116,6 +116,7 @@ class Walk:
         if block.expected:
             self.counted["compared"] += 1
             got = "\n".join(filter(None, said))
+            got = re.sub(r"^\[\d+\][-+]? .*\n", "", got, flags=re.M)  # bash may tell late that an earlier job has ended
             if not same(block.expected, got):
                 self.fail(block, block.code, got)
 
