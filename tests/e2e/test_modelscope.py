@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from runbook import ROOT
+from runbook.model.partial_files import bytes_on_disk
 from tests.conftest import Done, Shell, snapshot
 from tests.hub import Hub, chaos, hub
 
@@ -65,6 +66,14 @@ class Download:
     @property
     def sent(self) -> int:
         return sum(self.hub.sent.values())
+
+    @property
+    def on_disk(self) -> int:
+        """The bytes that have come and stay after a kill; what is on the way is not among them."""
+        return sum(
+            bytes_on_disk(self.folder / path.relative_to(self.hub.folder), path.stat().st_size)
+            for path in self.hub.paths()
+        )
 
     def run(self, *words: object, timeout: float = 120, **more: object) -> Done:
         return self.shell.script("download", *words, timeout=timeout, **{**self.environ, **more})
@@ -130,7 +139,7 @@ def download(shell: Shell, client: Path, source: Path) -> Iterator[Download]:
             "MODELSCOPE_DOWNLOAD_PARALLEL_THRESHOLD_MB": 2,
             "MODELSCOPE_DOWNLOAD_PART_SIZE_MB": 1,
             "MODELSCOPE_DOWNLOAD_RETRY_MAX_DELAY_SECONDS": 1,
-            "MODELSCOPE_DOWNLOAD_TIMEOUT": 1,
+            "MODELSCOPE_DOWNLOAD_TIMEOUT": 20,
             "MODELSCOPE_DOWNLOAD_PATIENCE_SECONDS": 30,
         }
         yield Download(shell, served, environ)
@@ -165,12 +174,14 @@ def test_a_bad_line_and_kills_change_nothing(seed: int, download: Download, meas
     download.hub.rate, download.hub.trouble = 2 * MIB, chaos(seed, often=0.3)
     kills = 0
     for round_ in range(12):
-        process = download.start()
+        had, before = download.on_disk, download.sent
+        process = download.start(MODELSCOPE_DOWNLOAD_TIMEOUT=1)
         try:
             output = process.communicate(timeout=dice.uniform(0.8, 4) if round_ < 3 else 200)[0]
         except subprocess.TimeoutExpired:
             kill(process)
             kills += 1
+            assert download.on_disk >= had or download.hub.corrupted
             continue
         if process.returncode == 0:
             break
@@ -179,26 +190,32 @@ def test_a_bad_line_and_kills_change_nothing(seed: int, download: Download, meas
     assert process.returncode == 0, output
     assert download.identical()
     wrong = sum(count for name, count in download.hub.corrupted.items())
-    twice = download.sent - download.size
+    twice = (download.sent - before) - (download.size - had)
     measured(
-        f"seed {seed}: {kills} kills, {time.monotonic() - began:.0f} s, fetched twice {twice / MIB:.2f} MiB"
-        f" of {download.size / MIB:.0f}, of that after a wrong byte {wrong / MIB:.2f}"
+        f"seed {seed}: {kills} kills, {time.monotonic() - began:.0f} s, the last run fetched twice"
+        f" {twice / MIB:.2f} of {download.size / MIB:.0f} MiB, of that after a wrong byte at most {wrong / MIB:.2f}"
     )
-    assert twice - wrong < download.size * 0.15, "what was in flight, and no more"
+    assert twice - wrong < download.size * 0.15, "what was on a line that broke, and no more"
 
 
 def test_a_kill_while_the_parts_are_merged_loses_nothing(download: Download, tmp_path: Path) -> None:
     big = make_model(tmp_path / "big", 300 * MIB)
     download.hub.folder = big
-    process = download.start()
     merged = download.folder / "model-00001-of-00001.safetensors.parallel_tmp"
-    while not (merged.exists() and merged.stat().st_size > 20 * MIB):
-        assert process.poll() is None, process.communicate()[0]
-        time.sleep(0.001)
-    kill(process)
-    left = merged.stat().st_size
+
+    def size() -> int:
+        return merged.stat().st_size if merged.exists() else 0
+
+    for _ in range(5):  # the merge takes half a second: on a busy machine the kill can come too late
+        process = download.start()
+        while process.poll() is None and size() < 20 * MIB:
+            time.sleep(0.001)
+        kill(process)
+        if 0 < (left := size()) < 300 * MIB:
+            break
+        shutil.rmtree(download.folder)
+    assert 0 < left < 300 * MIB, "too late: it was merged already"
     before = download.sent
-    assert left < 300 * MIB, "too late: it was merged already"
     done = download.run()
     assert done.returncode == 0, done.stderr
     assert download.identical()
@@ -208,15 +225,18 @@ def test_a_kill_while_the_parts_are_merged_loses_nothing(download: Download, tmp
 def test_ctrl_c_keeps_what_has_come(download: Download) -> None:
     download.hub.rate = MIB
     process = download.start()
-    wait_for(lambda: download.sent > 5 * MIB)
+    wait_for(lambda: download.on_disk > 3 * MIB)
     output = kill(process, signal.SIGINT)
     assert process.returncode == 130
     assert "E98 " in output
     assert "Traceback" not in output
+    kept, before = download.on_disk, download.sent
+    assert 3 * MIB < kept < download.size
     download.hub.rate = 0
     assert download.run().returncode == 0
     assert download.identical()
-    assert download.sent - download.size < 3 * MIB
+    again = (download.sent - before) - (download.size - kept)
+    assert again < MIB, "a block of each connection was still on its way"
 
 
 def test_two_at_once_one_works_and_the_other_uses_it(download: Download) -> None:
@@ -224,11 +244,15 @@ def test_two_at_once_one_works_and_the_other_uses_it(download: Download) -> None
     first = download.start()
     wait_for(lambda: download.sent > MIB)
     second = download.start()
-    time.sleep(7)  # the second says every five seconds that it waits
+    assert second.stdout
+    for line in iter(second.stdout.readline, ""):
+        if "waiting for it" in line:
+            break
+    else:
+        pytest.fail("the second did not wait")
     download.hub.rate = 0
     outputs = [process.communicate(timeout=120)[0] for process in (first, second)]
     assert (first.returncode, second.returncode) == (0, 0), outputs
-    assert "waiting for it" in outputs[1]
     assert "Another download has completed it" in outputs[1]
     assert download.identical()
     assert download.sent == download.size
@@ -237,7 +261,7 @@ def test_two_at_once_one_works_and_the_other_uses_it(download: Download) -> None
 def test_the_second_goes_on_when_the_first_is_killed(download: Download) -> None:
     download.hub.rate = MIB
     first = download.start()
-    wait_for(lambda: download.sent > 5 * MIB)
+    wait_for(lambda: download.on_disk > 3 * MIB)
     second = download.start()
     time.sleep(1)
     kill(first)
@@ -282,7 +306,7 @@ FAULTS: dict[str, tuple[str, str, dict[str, Any], dict[str, object]]] = {
         "E30",
         "for 4 s",
         {"trouble": lambda path, size: ("stall", 0)},
-        {"MODELSCOPE_DOWNLOAD_PATIENCE_SECONDS": 4},
+        {"MODELSCOPE_DOWNLOAD_PATIENCE_SECONDS": 4, "MODELSCOPE_DOWNLOAD_TIMEOUT": 1},
     ),
     "always wrong": (
         "E33",
