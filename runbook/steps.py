@@ -112,9 +112,9 @@ def run_script(
 
 def _end_children(patience: float) -> None:
     """After Ctrl-C: wait for the script, then for its processes, and end those that remain. patience: seconds."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # ignore a second Ctrl-C, which the terminal sends to the script
     import psutil
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # ignore a second Ctrl-C, which the terminal sends to the script
     if patience:
         scripts = psutil.Process().children()
         if not _in_foreground():

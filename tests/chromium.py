@@ -97,4 +97,4 @@ def browser(folder: Path) -> Iterator[Browser]:
         yield Browser(here[1], there[0])
     finally:
         process.terminate()
-        process.wait(20)
+        process.wait(60)

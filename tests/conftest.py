@@ -27,6 +27,9 @@ KEPT = (
     r"PATH|HOME|USER|LOGNAME|TMPDIR|PYTEST_.*|RUNBOOK_TEST_.*|CHROMIUM|(PIP|UV|SSL)_.*|.*_CA_BUNDLE|.*_proxy|.*_PROXY"
 )
 
+# Limits end what hangs. They are what a quiet machine needs with room to spare, times this for a busy one.
+BUSY = 3
+
 
 def settle_here() -> None:
     """Make this process's environment the same on every machine; pip's own configuration stays what it is."""
@@ -107,7 +110,7 @@ class Shell:
             env=self.environ(**more),
             cwd=self.home,
             capture_output=True,
-            timeout=timeout,
+            timeout=timeout * BUSY,
             stdin=subprocess.DEVNULL,
             check=False,
         )
@@ -189,7 +192,7 @@ def terminal(shell: Shell, *words: str, **more: object) -> Iterator["pexpect.spa
         dimensions=(24, 80),
         encoding="utf-8",
         codec_errors="replace",
-        timeout=20,
+        timeout=20 * BUSY,
     )
     try:
         yield person

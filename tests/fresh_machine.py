@@ -18,7 +18,7 @@ from pathlib import Path
 
 import psutil
 
-from tests.conftest import Done, copy_checkout
+from tests.conftest import BUSY, Done, copy_checkout
 
 SUITE = "bookworm"
 # What the README names, git, by which the project comes there, and the init system that every real machine has.
@@ -42,7 +42,12 @@ def quiet(*words: object, timeout: float = 600, **more: str) -> Done:
     """A command of this machine."""
     env = {**os.environ, "LC_ALL": "C.UTF-8", **more}
     return subprocess.run(
-        [str(word) for word in words], env=env, capture_output=True, encoding="utf-8", timeout=timeout, check=False
+        [str(word) for word in words],
+        env=env,
+        capture_output=True,
+        encoding="utf-8",
+        timeout=timeout * BUSY,
+        check=False,
     )
 
 
@@ -131,7 +136,7 @@ class Machine:
             self.running = subprocess.Popen(
                 words, env=env, stdin=subprocess.DEVNULL, stdout=console, stderr=console, start_new_session=True
             )
-        until = time.monotonic() + 60
+        until = time.monotonic() + 60 * BUSY
         while time.monotonic() < until and self.running.poll() is None:
             if self.init():
                 state = quiet(*self.inside(), "systemctl", "is-system-running").stdout.strip()
@@ -166,7 +171,7 @@ class Machine:
         if self.running and self.running.poll() is None:
             quiet(*self.inside(), "systemctl", "poweroff")
             try:
-                self.running.wait(90)
+                self.running.wait(90 * BUSY)
             except subprocess.TimeoutExpired:
                 self.running.kill()
                 self.running.wait(30)

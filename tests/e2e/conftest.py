@@ -3,16 +3,21 @@
 import fcntl
 import json
 import os
+import re
 import shutil
 import subprocess
+import threading
+import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import httpx
 import psutil
 import pytest
 
-from tests.conftest import LANES, Done, Shell, copy_checkout
+from tests.conftest import BUSY, LANES, Done, Shell, copy_checkout
 
 
 @dataclass
@@ -50,6 +55,35 @@ class Deployment:
             except psutil.Error:
                 continue
         return found
+
+    def complete(self, tokens: int) -> int:
+        """The status of one completion of so many tokens; 0 when the server went away."""
+        body = {"model": self.model.name, "prompt": "Count: 1 2 3", "max_tokens": tokens, "ignore_eos": True}
+        with suppress(httpx.TransportError):
+            return httpx.post(
+                f"http://127.0.0.1:{self.port}/v1/completions",
+                json=body,
+                headers={"Authorization": f"Bearer {self.key}"},
+                timeout=120 * BUSY,
+                trust_env=False,
+            ).status_code
+        return 0
+
+    @contextmanager
+    def in_flight(self, tokens: int) -> Iterator[list[int]]:
+        """A completion that vLLM works on; its status is in the list at the end."""
+        answers: list[int] = []
+        asking = threading.Thread(target=lambda: answers.append(self.complete(tokens)))
+        asking.start()
+        url, key = f"http://127.0.0.1:{self.port}/metrics", {"Authorization": f"Bearer {self.key}"}
+        while asking.is_alive():
+            found = httpx.get(url, headers=key, timeout=60 * BUSY, trust_env=False).text
+            if re.search(r"^vllm:num_requests_running\{.*\} [1-9]", found, re.MULTILINE):
+                break
+            time.sleep(0.02)
+        assert asking.is_alive(), "it ended before it was seen"
+        yield answers
+        asking.join(120 * BUSY)
 
     def processes(self) -> list[psutil.Process]:
         """Whatever belongs to this deployment, by its mark or by running out of its folder."""

@@ -6,6 +6,7 @@ import httpx
 import pexpect
 import psutil
 
+from tests.conftest import BUSY
 from tests.e2e.conftest import Deployment
 
 
@@ -21,7 +22,7 @@ def test_one_question(running: Deployment) -> None:
 
 def chat(running: Deployment, **more: object) -> "pexpect.spawn[str]":
     environ = running.shell.environ(**more)
-    return pexpect.spawn(str(running.shell.root / "inv"), ["chat"], env=environ, encoding="utf-8", timeout=60)
+    return pexpect.spawn(str(running.shell.root / "inv"), ["chat"], env=environ, encoding="utf-8", timeout=60 * BUSY)
 
 
 def prompt_tokens(running: Deployment) -> float:
@@ -61,7 +62,7 @@ def test_ctrl_c_leaves_in_the_middle_of_an_answer(running: Deployment) -> None:
     child.expect_exact("与 SmolLM2-135M-Instruct 对话；Ctrl-D 离开。")
     child.expect_exact("> ")
     child.sendline("Write a long story about the sea, of a thousand words.")
-    child.expect(r"(?:\w+\s+){5}", timeout=60)
+    child.expect(r"(?:\w+\s+){5}", timeout=60 * BUSY)
     child.sendintr()
     child.expect_exact("已退出对话，服务继续运行。")
     child.expect(pexpect.EOF)

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pexpect
 
-from tests.conftest import Shell
+from tests.conftest import BUSY, Shell
 from tests.e2e.conftest import Deployment
 from tests.pages import LANGS, Block, blocks, commands, pages, plain, same
 from tests.ragflow import TOKEN, Ragflow, ragflow
 
 LONG = 10  # seconds: a block that took longer in one language is not run again for the other
-PATIENCE = 240  # seconds for a command: a start takes one or two minutes where others run too
+PATIENCE = 240 * BUSY  # seconds for a command
 PROMPT = re.compile("\x1e([0-9]+)\x1e")
 
 
@@ -25,7 +25,9 @@ class Terminal:
 
     def __init__(self, root: Path, env: dict[str, str]) -> None:
         words = ["scripts/support/shell.sh"]
-        self.child = pexpect.spawn("bash", words, cwd=root, env=env, encoding="utf-8", dimensions=(50, 160), timeout=60)
+        self.child = pexpect.spawn(
+            "bash", words, cwd=root, env=env, encoding="utf-8", dimensions=(50, 160), timeout=60 * BUSY
+        )
         self.child.expect_exact("(settings) ")
         # After each command its exit code, between two bytes that nothing else prints; and no echo of what is typed.
         self.child.sendline('PROMPT_COMMAND=\'printf "\\036%s\\036" "$?"\' PS1= PS2=; set +o emacs; stty -echo')
@@ -45,7 +47,7 @@ class Terminal:
         except pexpect.TIMEOUT:
             said += str(self.child.before)
             self.child.sendintr()
-            return None, said + self.end(60)[1]
+            return None, said + self.end(60 * BUSY)[1]
 
     def until(self, text: str, seconds: float) -> str:
         """Wait for a text in what the command prints."""
@@ -91,7 +93,7 @@ class Walk:
             while self.staying:
                 terminal, keys = self.staying.pop()
                 terminal.child.send(keys)
-                terminal.end(90)
+                terminal.end(90 * BUSY)
             self.took[page["en"].name] = round(time.monotonic() - began)
 
     def block(self, block: Block) -> None:

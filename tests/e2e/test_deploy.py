@@ -3,7 +3,6 @@
 import json
 import re
 import shutil
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -16,7 +15,7 @@ import pytest
 
 from runbook import ROOT
 from runbook.steps import STEPS
-from tests.conftest import Shell, at_rest
+from tests.conftest import BUSY, Shell, at_rest
 from tests.e2e.conftest import Deployment, listening, others_can_read
 from tests.hub import hub
 
@@ -28,7 +27,7 @@ def ask(deployed: Deployment, name: str, key: str, question: str) -> httpx.Respo
         f"http://127.0.0.1:{deployed.port}/v1/chat/completions",
         headers={"Authorization": f"Bearer {key}"},
         json={"model": name, "messages": messages, "max_tokens": 64, "temperature": 0},
-        timeout=120,
+        timeout=120 * BUSY,
         trust_env=False,
     )
 
@@ -181,7 +180,11 @@ def test_another_server_on_the_port_is_not_taken_for_ours(running: Deployment, f
 def test_stop_while_it_warms_up(running: Deployment) -> None:
     assert running.shell.inv("stop", timeout=120).returncode == 0
     child = pexpect.spawn(
-        str(running.shell.root / "inv"), ["tmux-start"], env=running.shell.environ(), encoding="utf-8", timeout=60
+        str(running.shell.root / "inv"),
+        ["tmux-start"],
+        env=running.shell.environ(),
+        encoding="utf-8",
+        timeout=60 * BUSY,
     )
     child.expect("checking the model")
     child.sendintr()
@@ -199,22 +202,17 @@ def test_stop_while_it_warms_up(running: Deployment) -> None:
 def test_serve_in_the_foreground_until_ctrl_c(deployed: Deployment) -> None:
     assert deployed.shell.inv("stop", timeout=120).returncode == 0
     child = pexpect.spawn(
-        str(deployed.shell.root / "inv"), ["serve"], env=deployed.shell.environ(), encoding="utf-8", timeout=300
+        str(deployed.shell.root / "inv"), ["serve"], env=deployed.shell.environ(), encoding="utf-8", timeout=300 * BUSY
     )
     child.expect("Application startup complete")
     assert ask(deployed, "SmolLM2-135M-Instruct", deployed.key, "Hi").status_code == 200
     refused = deployed.shell.inv("tmux-start", timeout=60)
     assert "E26 " in refused.stderr, "it does not survive the terminal, and is not taken for the one in tmux"
-    answers: list[int] = []
-    question = (deployed, "SmolLM2-135M-Instruct", deployed.key, "Count from 1 to 200.")
-    asking = threading.Thread(target=lambda: answers.append(ask(*question).status_code))
-    asking.start()
-    time.sleep(0.5)
-    child.sendintr()
-    child.expect("requests in flight get up to 30 s")
-    child.expect(pexpect.EOF)
-    child.close()
-    asking.join(60)
+    with deployed.in_flight(150) as answers:
+        child.sendintr()
+        child.expect("requests in flight get up to 30 s")
+        child.expect(pexpect.EOF)
+        child.close()
     assert answers == [200], "a request in flight gets its time"
     assert child.exitstatus == 0, "Ctrl-C is how it is meant to end"
     wait(lambda: not deployed.processes(), 30)
@@ -252,7 +250,9 @@ def test_every_step_interrupted_by_ctrl_c_and_then_finished(
     moments = [" venv --quiet", " pip install --python", "vllm --version", "convert_embedded", "starting the engine"]
     try:
         for moment in moments:
-            child = pexpect.spawn(str(own.root / "inv"), ["deploy"], env=own.environ(), encoding="utf-8", timeout=300)
+            child = pexpect.spawn(
+                str(own.root / "inv"), ["deploy"], env=own.environ(), encoding="utf-8", timeout=300 * BUSY
+            )
             child.expect_exact(moment)
             time.sleep(0.7)
             child.sendintr()
@@ -274,7 +274,7 @@ def test_every_step_interrupted_by_ctrl_c_and_then_finished(
 
 
 def wait(condition: Callable[[], bool], seconds: float) -> None:
-    end = time.monotonic() + seconds
+    end = time.monotonic() + seconds * BUSY
     while not condition():
         assert time.monotonic() < end, "it did not come true"
         time.sleep(0.3)

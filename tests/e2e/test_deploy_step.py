@@ -3,7 +3,7 @@
 import re
 import shlex
 
-from tests.conftest import terminal
+from tests.conftest import BUSY, terminal
 from tests.e2e.conftest import Deployment, listening
 
 
@@ -51,13 +51,13 @@ def test_step_by_step_with_skip_explain_quit_and_resume(deployed: Deployment) ->
         person.expect_exact("--kv-cache-memory-bytes 2G")
         person.expect_exact("执行 tmux-start？")
         person.sendline("执行")
-        person.expect(r"tmux-start +✓", timeout=300)
+        person.expect(r"tmux-start +✓", timeout=300 * BUSY)
         person.expect_exact("来验证？")
         person.sendline("")
         person.expect_exact('"max_model_len":8192')
         person.expect_exact("执行 curl-test？")
         person.sendline("")
-        person.expect_exact("AI assistant", timeout=60)
+        person.expect_exact("AI assistant", timeout=60 * BUSY)
         person.expect(r"curl-test +✓")
         person.expect_exact("来验证？")
         person.sendline("s")

@@ -19,7 +19,7 @@ import pytest
 
 from runbook import ROOT
 from runbook.model.partial_files import bytes_on_disk
-from tests.conftest import Done, Shell, snapshot
+from tests.conftest import BUSY, Done, Shell, snapshot
 from tests.hub import Hub, chaos, hub
 
 MODEL = "acme/Tiny"
@@ -105,7 +105,7 @@ def kill(process: subprocess.Popen[str], number: int = signal.SIGKILL) -> str:
     """The whole group at once, as a machine that goes down would; gives what was printed."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, number)
-    return process.communicate(timeout=60)[0]
+    return process.communicate(timeout=60 * BUSY)[0]
 
 
 @pytest.fixture(scope="session")
@@ -251,7 +251,7 @@ def test_two_at_once_one_works_and_the_other_uses_it(download: Download) -> None
     else:
         pytest.fail("the second did not wait")
     download.hub.rate = 0
-    outputs = [process.communicate(timeout=120)[0] for process in (first, second)]
+    outputs = [process.communicate(timeout=120 * BUSY)[0] for process in (first, second)]
     assert (first.returncode, second.returncode) == (0, 0), outputs
     assert "Another download has completed it" in outputs[1]
     assert download.identical()
@@ -266,7 +266,7 @@ def test_the_second_goes_on_when_the_first_is_killed(download: Download) -> None
     time.sleep(1)
     kill(first)
     download.hub.rate = 0
-    output = second.communicate(timeout=120)[0]
+    output = second.communicate(timeout=120 * BUSY)[0]
     assert second.returncode == 0, output
     assert download.identical()
 
@@ -553,7 +553,7 @@ def test_an_unfinished_download_is_never_taken_for_a_copied_folder(download: Dow
 
 
 def wait_for(ready: Callable[[], bool], seconds: float = 60) -> None:
-    end = time.monotonic() + seconds
+    end = time.monotonic() + seconds * BUSY
     while not ready():
         assert time.monotonic() < end, "it did not come"
         time.sleep(0.05)

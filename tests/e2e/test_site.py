@@ -11,7 +11,7 @@ import pytest
 
 from runbook import ROOT
 from tests.chromium import FOUND, Browser, browser
-from tests.conftest import Shell, copy_checkout
+from tests.conftest import BUSY, Shell, copy_checkout
 
 pytestmark = pytest.mark.skipif(
     not FOUND, reason="no Chromium: apt-get update && apt-get install -y chromium fonts-noto-cjk"
@@ -150,7 +150,7 @@ def test_the_search_finds_words(site: Path, lang: str, words: str, page: str, ta
     tab.ask("document.querySelector('.md-search__button').click()")
     tab.type(words)
     found: list[str] = []
-    for _ in range(50):
+    for _ in range(50 * BUSY):
         time.sleep(0.1)
         found = tab.ask(SHOWN)
         if found:
@@ -162,7 +162,7 @@ def test_the_front_door_leads_to_the_language_of_the_browser(site: Path, tab: Br
     for lang in ("zh", "en"):
         tab.call("Emulation.setUserAgentOverride", userAgent="test", acceptLanguage=lang)
         tab.open((site / "index.html").as_uri())
-        for _ in range(50):
+        for _ in range(50 * BUSY):
             if tab.ask("location.pathname").endswith(f"/site/{lang}/index.html"):
                 break
             time.sleep(0.1)

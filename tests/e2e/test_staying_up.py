@@ -21,7 +21,7 @@ import pexpect
 import psutil
 import pytest
 
-from tests.conftest import MACHINE, Shell
+from tests.conftest import BUSY, MACHINE, Shell
 from tests.e2e.conftest import Deployment, listening
 
 NAME = "SmolLM2-135M-Instruct"
@@ -38,7 +38,7 @@ def wait_for(what: Callable[[], bool], seconds: float, words: str) -> float:
     """Seconds that it took."""
     began = time.monotonic()
     while not what():
-        assert time.monotonic() - began < seconds, words
+        assert time.monotonic() - began < seconds * BUSY, words
         time.sleep(0.5)
     return time.monotonic() - began
 
@@ -83,9 +83,9 @@ def test_attach_shows_the_log_and_detaching_changes_nothing(running: Deployment)
     child = pexpect.spawn(
         str(running.shell.root / "inv"), ["tmux-attach"], env=running.shell.environ(TERM="xterm"), encoding="utf-8"
     )
-    child.expect("INFO", timeout=20)
+    child.expect("INFO", timeout=20 * BUSY)
     child.send("\x02d")
-    child.expect(pexpect.EOF, timeout=20)
+    child.expect(pexpect.EOF, timeout=20 * BUSY)
     assert running.server() == before
     assert status(running)["state"] == "ready"
 
@@ -115,7 +115,7 @@ def test_a_hung_engine_and_a_start_that_hangs_are_ended(running: Deployment, mea
     old = status(running)["pid"]
     os.kill(min(running.server("VLLM::EngineCore")), signal.SIGSTOP)
     began = time.monotonic()
-    threading.Thread(target=complete, args=(running, 1), daemon=True).start()
+    threading.Thread(target=running.complete, args=(1,), daemon=True).start()
     wait_for(lambda: status(running)["pid"] not in (old, None), 120, "the hung server was left alone")
     measured(f"SIGSTOP of the engine: ended and started anew after {time.monotonic() - began:.0f} s")
     wait_for(lambda: status(running)["phase"] == "checking the model", 60, "it does not start")
@@ -127,23 +127,9 @@ def test_a_hung_engine_and_a_start_that_hangs_are_ended(running: Deployment, mea
     assert "==== requests are open, and not one token came for 15 s" in log
 
 
-def complete(server: Deployment, tokens: int, key: str | None = None) -> int:
-    """The status of one completion; 0 when the server went away."""
-    body = {"model": NAME, "prompt": "Count: 1 2 3", "max_tokens": tokens, "ignore_eos": True}
-    headers = {"Authorization": f"Bearer {key or server.key}"}
-    with contextlib.suppress(httpx.TransportError):
-        url = f"http://127.0.0.1:{server.port}/v1/completions"
-        return httpx.post(url, json=body, headers=headers, timeout=120, trust_env=False).status_code
-    return 0
-
-
 def test_stop_lets_requests_end_and_gives_the_memory_back(running: Deployment) -> None:
-    answers: list[int] = []
-    asking = threading.Thread(target=lambda: answers.append(complete(running, 150)))
-    asking.start()
-    time.sleep(2)
-    done = running.shell.inv("stop", timeout=120)
-    asking.join(60)
+    with running.in_flight(150) as answers:
+        done = running.shell.inv("stop", timeout=120)
     assert done.returncode == 0, done.stderr
     assert answers == [200], "a request in flight gets its time"
     freed = re.search(r"(\d+\.\d) GiB of RAM are free again", done.stdout)
@@ -195,7 +181,7 @@ def test_a_port_thief_between_check_and_start(running: Deployment, measured: Cal
     wait_for(lambda: bool(running.server("/vllm serve ")), 60, "it does not start")
     with socket.create_server(("0.0.0.0", running.port)):
         began = time.monotonic()
-        output = start.communicate(timeout=120)[0]
+        output = start.communicate(timeout=120 * BUSY)[0]
         took = time.monotonic() - began
         assert start.returncode == 1
         assert "E14 " in output, output
@@ -220,7 +206,7 @@ def test_a_full_log_disk_stops_nothing(running: Deployment, tmp_path: Path) -> N
                 pass
         done = shell.inv("tmux-start", timeout=300, LOG_DIR=disk)
         assert done.returncode == 0, done.stdout + done.stderr
-        assert complete(running, 2) == 200
+        assert running.complete(2) == 200
         assert shell.inv("stop", timeout=120, LOG_DIR=disk).returncode == 0
         assert not running.processes()
     finally:
@@ -264,7 +250,7 @@ def routes(server: Deployment) -> Iterator[tuple[str, str]]:
 
 def raw(port: int, method: str, path: str, headers: dict[str, str]) -> int:
     """The status of a request whose path goes out exactly as it is."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20 * BUSY)
     connection.putrequest(method, path, skip_accept_encoding=True)
     for key, value in headers.items():
         connection.putheader(key, value)
@@ -326,7 +312,7 @@ def test_two_thousand_requests_of_all_kinds(running: Deployment, measured: Calla
     """Valid, cut off by the client, malformed, oversized, without a key: no valid one is lost, nothing grows."""
     url, key = f"http://127.0.0.1:{running.port}", {"Authorization": f"Bearer {running.key}"}
     for _ in range(3):
-        assert complete(running, 2) == 200
+        assert running.complete(2) == 200
     before, seen = resources(running), Counter[str]()
 
     async def one(client: httpx.AsyncClient, number: int, gate: asyncio.Semaphore) -> None:
@@ -368,7 +354,7 @@ def test_two_thousand_requests_of_all_kinds(running: Deployment, measured: Calla
     assert seen["malformed 4xx"] == 250, seen
     wait_for(lambda: resources(running)["files"] <= before["files"] + 20, 60, f"{before} → {resources(running)}")
     assert resources(running)["processes"] == before["processes"]
-    assert complete(running, 2) == 200
+    assert running.complete(2) == 200
     measured(f"2000 requests in {took:.0f} s: {dict(seen)}; {dict(before)} → {dict(resources(running))}")
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
-from tests.conftest import Shell
+from tests.conftest import BUSY, Shell
 from tests.e2e.conftest import Deployment
 from tests.hosts import check_that_each_stops_its_own, host, hub_in
 
@@ -36,7 +36,7 @@ def test_two_hosts_with_one_base_dir(
             hosts.append(one)
 
         downloads = [one.begin("download") for one in hosts]
-        said = [download.communicate(timeout=300)[0] for download in downloads]
+        said = [download.communicate(timeout=300 * BUSY)[0] for download in downloads]
         assert [download.returncode for download in downloads] == [0, 0], said
         waited = [words for words in said if "waiting for it" in words]
         assert len(waited) == 1, said

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from runbook.steps import STEPS, flags
-from tests.conftest import MACHINE, Shell, changes, copy_checkout, snapshot
+from tests.conftest import BUSY, MACHINE, Shell, changes, copy_checkout, snapshot
 from tests.scripts.test_scripts import model
 
 
@@ -153,7 +153,7 @@ def test_it_works_from_any_folder_and_through_a_link(clone: Shell) -> None:
 def test_ctrl_c_names_the_way_on_and_ends_the_script(clone: Shell) -> None:
     """The signal reaches inv alone, as from kill: the script that it runs has to end as well."""
     reached = clone.home / "reached"
-    clone.stand_in("python3", f'touch "{reached}"; exec sleep 60')
+    clone.stand_in("python3", f'touch "{reached}"; exec sleep 600')
     process = subprocess.Popen(
         [clone.root / "inv", "deploy"],
         env=clone.environ(),
@@ -162,12 +162,12 @@ def test_ctrl_c_names_the_way_on_and_ends_the_script(clone: Shell) -> None:
         text=True,
         start_new_session=True,
     )
-    until = time.monotonic() + 20
+    until = time.monotonic() + 20 * BUSY
     while not reached.exists():
         assert time.monotonic() < until, process.poll()
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=20)
+    out, err = process.communicate(timeout=20 * BUSY)
     assert process.returncode == 130, (out, err)
     assert "Interrupted by Ctrl-C" in err
     assert "inv deploy" in err

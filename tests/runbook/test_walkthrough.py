@@ -17,7 +17,7 @@ from runbook import ROOT, walkthrough
 from runbook.messages import Fault
 from runbook.page import UNIT, breaks, render
 from runbook.steps import STEPS
-from tests.conftest import Shell, terminal
+from tests.conftest import BUSY, Shell, terminal
 from tests.runbook.test_steps import clone
 
 __all__ = ["clone"]
@@ -226,12 +226,12 @@ def test_tab_completes_tasks_and_flags(name: str, shell: Shell) -> None:
         name, [plain, "-i"], cwd=str(ROOT), env=shell.environ(TERM="xterm"), dimensions=(24, 80), encoding="utf-8"
     )
     person.send(f"source scripts/lib/completion.{'fish' if name == 'fish' else 'sh'}; echo o''n\r")
-    person.expect(r"[\r\n]on\r?\n", timeout=10)
+    person.expect(r"[\r\n]on\r?\n", timeout=10 * BUSY)
     if name == "bash":
         person.send("./inv st\t\t")
-        person.expect(r"status +stop", timeout=10)
+        person.expect(r"status +stop", timeout=10 * BUSY)
         person.send("\x15./inv deploy --\t\t")
-        person.expect(r"--dry +--from +--step +--to", timeout=10)
+        person.expect(r"--dry +--from +--step +--to", timeout=10 * BUSY)
     person.send("\x15./inv explain --la\t")
-    person.expect("--lang", timeout=10)
+    person.expect("--lang", timeout=10 * BUSY)
     person.close(force=True)

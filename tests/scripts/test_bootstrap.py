@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from runbook import ROOT
-from tests.conftest import Shell, copy_checkout, executable
+from tests.conftest import BUSY, Shell, copy_checkout, executable
 
 
 @pytest.mark.parametrize(
@@ -157,7 +157,7 @@ def test_inv_sets_itself_up_again_after_an_upgrade_of_the_system_and_only_once_f
     both = [
         subprocess.Popen([root / "inv", "--list"], env=own.environ(), stdout=subprocess.PIPE, text=True) for _ in "ab"
     ]
-    said = [one.communicate(timeout=300)[0] for one in both]
+    said = [one.communicate(timeout=300 * BUSY)[0] for one in both]
     assert [one.returncode for one in both] == [0, 0]
     assert all("port-check" in words for words in said)
     assert sum(words.count("pip install") for words in said) == 1

@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from runbook import ROOT
-from tests.conftest import MACHINE, Shell, copy_checkout, executable, terminal
+from tests.conftest import BUSY, MACHINE, Shell, copy_checkout, executable, terminal
 
 # What serve.sh gives every server on a CPU, besides what it inherits.
 GIVEN = {"HF_HUB_OFFLINE", "VLLM_NO_USAGE_STATS", "RUNBOOK_SERVER", "SPT_NOENV", "PATH", "PYTHONPATH", "VLLM_API_KEY"}
@@ -87,7 +87,7 @@ def kill(process: psutil.Process) -> bool:
 
 
 def wait_for(what: Callable[[], object], words: str = "") -> None:
-    end = time.monotonic() + 30
+    end = time.monotonic() + 30 * BUSY
     while not what():
         assert time.monotonic() < end, words
         time.sleep(0.02)
@@ -246,6 +246,7 @@ DRAINING = """
 import os, signal, subprocess, sys, time
 worker = subprocess.Popen(["sleep", "60"])
 def drain(*_):
+    print("draining", flush=True)
     time.sleep(float(os.environ["OMP_DRAIN"]))
     print("request", "kept" if worker.poll() is None else "lost", flush=True)
     worker.kill()
@@ -266,11 +267,13 @@ def test_ctrl_c_in_serve_gives_a_request_its_time_and_a_second_one_ends_at_once(
         with terminal(tmux, "serve", API_KEY="k", OMP_DRAIN=drain) as person:
             person.expect("==> up")
             began = time.monotonic()
-            for _ in range(presses):
-                person.sendintr()
-                time.sleep(0.3)  # the two would be one signal
-            person.expect(ends)
-            assert time.monotonic() - began < 10, "it ends as soon as nothing is in flight"
+            person.sendintr()
+            person.expect("draining")
+            while presses > 1 and person.expect([ends, pexpect.TIMEOUT], timeout=1):
+                person.sendintr()  # bash may miss one between two commands, as a person's
+            if presses == 1:
+                person.expect(ends)
+            assert time.monotonic() - began < 18, "it does not wait for its limit of 20 s"
             assert "lost" not in str(person.after)
             person.expect(pexpect.EOF)
         assert person.exitstatus == 0, "Ctrl-C is how it is meant to end"

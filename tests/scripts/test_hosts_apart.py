@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import Shell
+from tests.conftest import BUSY, Shell
 from tests.hosts import check_that_each_stops_its_own, host
 from tests.scripts.test_home import SERVER
 from tests.scripts.test_scripts import model
@@ -29,9 +29,9 @@ def test_two_hosts_with_one_base_dir(shell: Shell, free_port: Callable[[], int],
             own = Shell(home, shell.root, {**shell.settings, "API_KEY": "k3y", "HOME": home})
             hosts.append(stack.enter_context(host(name, own)))
         starts = [one.begin("tmux-start") for one in hosts]
-        said = [start.communicate(timeout=50)[0] for start in starts]
+        said = [start.communicate(timeout=50 * BUSY)[0] for start in starts]
         assert [start.returncode for start in starts] == [0, 0], said
-        end = time.monotonic() + 20
+        end = time.monotonic() + 20 * BUSY
         while len(list((base / "run").glob("*/*.alive"))) < 2:  # the watch looks every five seconds
             assert time.monotonic() < end
             time.sleep(0.1)

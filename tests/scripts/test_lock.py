@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.conftest import MACHINE, Shell
+from tests.conftest import BUSY, MACHINE, Shell
 
 SOURCES = 'source "{0}/scripts/lib/settings.sh"; source "{0}/scripts/lib/lock.sh"; '
 OTHER = "gpu02-0badcafe"
@@ -46,7 +46,7 @@ def go_on(process: "subprocess.Popen[str]") -> None:
 
 
 def soon(what: Callable[[], bool], words: str) -> None:
-    end = time.monotonic() + 20
+    end = time.monotonic() + 20 * BUSY
     while not what():
         assert time.monotonic() < end, words
         time.sleep(0.05)
@@ -70,8 +70,8 @@ def test_one_waits_for_the_other_and_says_for_whom(shell: Shell) -> None:
     second = locking(shell, "echo mine")
     assert f"Process {first.pid} on {MACHINE} has been writing {shell.home}/base/M since 20" in says(second, "waiting")
     go_on(first)
-    assert "mine" in second.communicate(timeout=20)[0]
-    assert first.wait(20) == 0
+    assert "mine" in second.communicate(timeout=20 * BUSY)[0]
+    assert first.wait(20 * BUSY) == 0
     soon(lambda: not list((shell.home / "base").glob(".*")), "something is left of it")
 
 
@@ -86,14 +86,14 @@ def test_two_that_take_over_at_once_do_not_take_from_each_other(shell: Shell) ->
     (holder,) = lock_of(shell).iterdir()
     holder.unlink()
     lock_of(shell).rmdir()
-    assert "mine" in second.communicate(timeout=20)[0]
+    assert "mine" in second.communicate(timeout=20 * BUSY)[0]
 
 
 @pytest.mark.slow
 def test_of_many_at_once_each_has_it_alone(shell: Shell) -> None:
     alone = 'mkdir "$BASE_DIR/busy" && sleep 0.05 && rmdir "$BASE_DIR/busy" && echo mine'
     several = [locking(shell, alone) for _ in range(10)]
-    said = [process.communicate(timeout=50)[0] for process in several]
+    said = [process.communicate(timeout=50 * BUSY)[0] for process in several]
     assert [process.returncode for process in several] == [0] * 10, said
     soon(lambda: not list((shell.home / "base").glob(".*")), "something is left of it")
 
@@ -110,7 +110,7 @@ def test_a_holder_that_has_shown_signs_of_life_is_waited_for_and_no_other(shell:
         (holder,) = locks[base].iterdir()
         holder.unlink()  # as its holder does
         locks[base].rmdir()
-        assert "mine" in waiting[base].communicate(timeout=20)[0]
+        assert "mine" in waiting[base].communicate(timeout=20 * BUSY)[0]
     assert said == "mine\n"
 
 
@@ -119,7 +119,7 @@ def test_a_killed_script_gives_its_lock_back_and_its_child_does_not(shell: Shell
     script = locking(shell, "env sleep 60 & echo held; wait")
     says(script, "held")
     os.kill(script.pid, signal.SIGKILL)
-    script.wait(20)
+    script.wait(20 * BUSY)
     os.utime(lock_of(shell), (0, 0))
     soon(lambda: lock_of(shell).stat().st_mtime > 0, "nobody touches it any more")
     os.killpg(script.pid, signal.SIGKILL)
@@ -138,7 +138,7 @@ def test_a_suspended_script_keeps_its_lock(shell: Shell) -> None:
     finally:
         os.killpg(script.pid, signal.SIGCONT)
     go_on(script)
-    assert script.wait(20) == 0
+    assert script.wait(20 * BUSY) == 0
 
 
 def test_one_that_was_taken_over_is_not_given_back(shell: Shell) -> None:
@@ -148,7 +148,7 @@ def test_one_that_was_taken_over_is_not_given_back(shell: Shell) -> None:
     lock_of(shell).rename(shell.home / "base/.M.lock.left")
     left(lock_of(shell), OTHER, 0)
     go_on(script)
-    assert script.wait(20) == 0
+    assert script.wait(20 * BUSY) == 0
     time.sleep(0.2)
     assert [path.name for path in lock_of(shell).iterdir()] == [f"{OTHER} 4711 1767225600"]
 
@@ -167,7 +167,7 @@ def test_what_is_no_lock_of_ours_stays_and_is_named(what: str, shell: Shell) -> 
         if what == "link":
             target.mkdir()
     os.utime(lock, (0, 0), follow_symlinks=False)
-    said = locking(shell, "echo mine").communicate(timeout=20)[0]
+    said = locking(shell, "echo mine").communicate(timeout=20 * BUSY)[0]
     assert "mine" not in said
     assert "E77 " in said
     assert f"rm -r {lock}" in said
@@ -184,7 +184,7 @@ def test_one_name_for_a_directory_and_a_link_to_it(shell: Shell) -> None:
     with subprocess.Popen(["bash", "-euc", words], env=shell.environ(), stdout=-1, text=True) as second:
         says(second, "waiting")
         go_on(first)
-        assert "mine" in second.communicate(timeout=20)[0]
+        assert "mine" in second.communicate(timeout=20 * BUSY)[0]
 
 
 def test_where_nothing_can_be_written_beside_it_the_lock_is_below_base_dir(shell: Shell) -> None:
@@ -195,5 +195,5 @@ def test_where_nothing_can_be_written_beside_it_the_lock_is_below_base_dir(shell
 
 
 def test_a_dry_run_takes_no_lock(shell: Shell) -> None:
-    assert "mine" in locking(shell, "echo mine", RUNBOOK_DRY=1).communicate(timeout=20)[0]
+    assert "mine" in locking(shell, "echo mine", RUNBOOK_DRY=1).communicate(timeout=20 * BUSY)[0]
     assert not (shell.home / "base").exists()

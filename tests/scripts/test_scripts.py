@@ -15,7 +15,7 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.conftest import MACHINE, Shell, copy_checkout, executable
+from tests.conftest import BUSY, MACHINE, Shell, copy_checkout, executable
 
 TOOLS = [
     *("bash", "env", "dirname", "realpath", "grep", "sed", "awk", "id", "cut", "python3", "cat", "mkdir", "basename"),
@@ -230,14 +230,14 @@ def test_status_and_the_ports_owner_need_no_ps(tmux: Shell, taken: int) -> None:
     tmux.stand_in("ps", "echo ps was called >&2; exit 127")
     done = tmux.script("port-check")
     assert f"pid {os.getpid()}" in done.stderr
-    with subprocess.Popen(["bash", "-c", "exec -a '/x/vllm serve ' sleep 60"], env=tmux.environ(**mark(tmux))) as one:
+    with subprocess.Popen(["bash", "-c", "exec -a '/x/vllm serve ' sleep 600"], env=tmux.environ(**mark(tmux))) as one:
         age = tmux.run("bash", "-c", f"cd {tmux.root}/scripts; source lib/settings.sh; source lib/server.sh; "
                        f"parent_of {one.pid}; age_of {one.pid}; age_of 4194305")  # fmt: skip
         found = json.loads(tmux.script("status", "--json").stdout)
         one.kill()
     parent, seconds = age.stdout.split()[-2:]
     assert (int(parent), found["pid"]) == (os.getpid(), one.pid)
-    assert 0 <= int(seconds) <= found["uptime_s"] < 60
+    assert 0 <= int(seconds) <= found["uptime_s"] < 60 * BUSY
     assert "ps was called" not in done.stderr + age.stderr
 
 
@@ -301,9 +301,10 @@ def test_how_long_a_process_runs_whatever_its_name(shell: Shell) -> None:
     with subprocess.Popen([odd], stdin=subprocess.PIPE) as oddly_named:
         sources = f"source {shell.root}/scripts/lib/settings.sh; source {shell.root}/scripts/lib/server.sh"
         for process in (psutil.Process(oddly_named.pid), psutil.Process()):
+            least = time.time() - process.create_time()
             done = shell.run("bash", "-c", f"{sources}; age_of {process.pid}")
-            took = int(done.stdout.splitlines()[-1])
-            assert abs(took - (time.time() - process.create_time())) < 3, process.name()
+            most = time.time() - process.create_time()
+            assert least - 2 < int(done.stdout.splitlines()[-1]) < most + 2, process.name()
         oddly_named.kill()
 
 
@@ -327,7 +328,7 @@ def test_stop_ends_what_ignores_gentle_signals_and_nothing_else(tmux: Shell) -> 
         done = tmux.script("stop", timeout=90)
         assert done.returncode == 0, done.stderr
         assert "kill -KILL" in done.stdout
-        assert one.wait(5) == -9
+        assert one.wait(5 * BUSY) == -9
         assert two.poll() is None
     finally:
         one.kill()

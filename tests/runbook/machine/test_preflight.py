@@ -18,7 +18,7 @@ import pytest
 
 from runbook import ROOT
 from runbook.machine import preflight
-from tests.conftest import MACHINE, Shell, findings
+from tests.conftest import BUSY, MACHINE, Shell, findings
 
 Usage = namedtuple("Usage", "total used free")
 
@@ -51,7 +51,7 @@ def site(seconds_off: float = 0, silent: bool = False) -> Iterator[str]:
     class Handler(BaseHTTPRequestHandler):
         def do_HEAD(self) -> None:
             if silent:
-                time.sleep(5)
+                time.sleep(60)
             self.send_response_only(404)
             self.send_header("Date", self.date_time_string(time.time() + seconds_off))
             self.end_headers()
@@ -70,7 +70,7 @@ def test_the_table_within_two_seconds(lang: str, shell: Shell) -> None:
     began = time.monotonic()
     done = shell.script("preflight", RUNBOOK_LANG=lang)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert time.monotonic() - began < 6, "two seconds where nothing else runs"
+    assert time.monotonic() - began < 6 * BUSY, "two seconds where nothing else runs"
     lines = [line.split()[:2] for line in done.stdout.splitlines() if line[4:5] in "✓!✗"]
     assert {name for _, name in lines} >= {"python", "glibc", "tmux", "shm", "ram", "disk", "port", "memory"}
     assert "✗" not in done.stdout
@@ -225,7 +225,7 @@ def test_sites_that_do_not_answer_are_a_warning_and_cost_little_time(shell: Shel
     with site(silent=True) as url, machine(shell, PIP_INDEX_URL=url, MODEL_ID="a/b", MODELSCOPE_ENDPOINT=f"{url}9"):
         rows = [one for one in preflight.network() if one]
     assert states(rows) == {"mirror": "warn", "site": "warn"}
-    assert time.monotonic() - began < 6, "two seconds where nothing else runs"
+    assert time.monotonic() - began < 6 * BUSY, "two seconds where nothing else runs"
 
 
 def test_what_is_there_already_is_not_asked_for(shell: Shell) -> None:

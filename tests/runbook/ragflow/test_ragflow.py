@@ -26,7 +26,7 @@ from runbook import ROOT
 from runbook.messages import Fault
 from runbook.ragflow import client
 from runbook.ragflow import register as registering
-from tests.conftest import MACHINE, Done, Shell
+from tests.conftest import BUSY, MACHINE, Done, Shell
 from tests.ragflow import TOKEN, Model, Ragflow, model, ragflow
 
 PIPES: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
@@ -397,17 +397,17 @@ def test_what_answers_is_not_ragflow(what: tuple[Any, ...], pair: Pair) -> None:
 @pytest.mark.parametrize("spot", ["GET /system/version", "POST /instances", "POST /chat/completions"])
 def test_a_ragflow_that_hangs(spot: str, pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     """A call without an answer may come true later: the record keeps what it was for."""
-    monkeypatch.setattr(registering, "PROBE", 0.2)
-    monkeypatch.setattr(registering, "ANSWER", 0.2)
-    monkeypatch.setattr(client.Ragflow.call, "__defaults__", (None, 0.2))
+    monkeypatch.setattr(registering, "PROBE", 1)
+    monkeypatch.setattr(registering, "ANSWER", 1)
+    monkeypatch.setattr(client.Ragflow.call, "__defaults__", (None, 1))
     other(pair)
     before = pair.ragflow.state()
-    pair.ragflow.broken = {spot: ("hang", 0.5)}
+    pair.ragflow.broken = {spot: ("hang", 2)}
     done = pair.register()
     assert done.returncode == 1
     assert "timed out" in done.stderr
     assert "E42 " in done.stderr
-    time.sleep(0.5)
+    time.sleep(2)
     pair.ragflow.broken = {}
     assert (pair.ragflow.state() != before) == (spot == "POST /instances")
     assert pair.register("--remove").returncode == 0
@@ -418,7 +418,7 @@ def test_ctrl_c_takes_back_what_was_made(pair: Pair) -> None:
     """The terminal's SIGINT reaches the shell and the program; the default has just been asked for."""
     other(pair)
     before = pair.ragflow.state()
-    pair.ragflow.broken = {"PATCH /models/default": ("hang", 3)}
+    pair.ragflow.broken = {"PATCH /models/default": ("hang", 30)}
     script = [str(word) for word in ("bash", ROOT / "scripts/ragflow-register.sh")]
     child = subprocess.Popen(script, env=pair.shell.environ(), text=True, start_new_session=True, **PIPES)
     while not any(call[0] == "PATCH" for call in pair.ragflow.calls):
@@ -426,7 +426,7 @@ def test_ctrl_c_takes_back_what_was_made(pair: Pair) -> None:
         time.sleep(0.05)
     pair.ragflow.broken = {}
     os.killpg(child.pid, signal.SIGINT)
-    out, err = child.communicate(timeout=30)
+    out, err = child.communicate(timeout=30 * BUSY)
     assert child.returncode == 130
     assert "everything that this run created is removed again" in out
     assert "E98 " in err

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import MACHINE, Shell
+from tests.conftest import BUSY, MACHINE, Shell
 
 
 def line(minutes_ago: float, words: str, level: str = "INFO") -> str:
@@ -78,7 +78,7 @@ def test_follow_shows_what_comes(shell: Shell, log: Path) -> None:
     assert "new and bad" in next(child.stdout, ""), "and nothing between"
     limit.cancel()
     os.killpg(child.pid, signal.SIGTERM)
-    child.communicate(timeout=10)
+    child.communicate(timeout=10 * BUSY)
 
 
 def test_dry_shows_the_command_and_not_the_log(shell: Shell) -> None:
