@@ -62,12 +62,13 @@ def pytest_configure() -> None:
         raise pytest.UsageError("the checkout has a .env; ./inv test runs the tests in a copy without it")
 
 
-# What shares one server stays with one worker, and there are two servers at most. Both take about as long; the first
-# deployment is made for the first, where its log is looked at.
-LANES = dict.fromkeys(("test_deploy", "test_staying_up", "test_plan_against_vllm", "test_real_failures"), "1")
+# What shares one server stays with one worker. The three lanes take about as long; the first deployment is made for the
+# first, where its log is looked at, and the others get a copy.
+LANES = dict.fromkeys(("test_deploy", "test_staying_up"), "1")
 LANES |= dict.fromkeys(("test_commands_of_the_docs", "test_ragflow_models", "test_exported_script"), "2")
-LANES |= dict.fromkeys(("test_deploy_step", "test_chat", "test_locks"), "2")
-LANES |= {"test_home_unchanged": "2", "test_two_hosts": "2", "test_fresh_machine": "3", "test_site": "4"}
+LANES |= dict.fromkeys(("test_deploy_step", "test_chat", "test_locks", "test_home_unchanged", "test_two_hosts"), "2")
+LANES |= dict.fromkeys(("test_fresh_machine", "test_plan_against_vllm", "test_real_failures"), "3")
+LANES |= {"test_site": "4"}
 
 
 class Lanes(LoadScopeScheduling):  # type: ignore[misc]
