@@ -70,9 +70,13 @@ class Deployment:
         return 0
 
     @contextmanager
-    def in_flight(self, tokens: int) -> Iterator[list[int]]:
-        """A completion that vLLM works on; its status is in the list at the end."""
-        answers: list[int] = []
+    def in_flight(self) -> Iterator[list[int]]:
+        """A completion that vLLM works on for some four seconds more; its status is in the list at the end."""
+        answers = list[int]()
+        assert self.complete(2) == 200  # the first one after a start is slower
+        began = time.monotonic()
+        assert self.complete(8) == 200
+        tokens = max(40, int(8 * 4 / (time.monotonic() - began)))
         asking = threading.Thread(target=lambda: answers.append(self.complete(tokens)))
         asking.start()
         url, key = f"http://127.0.0.1:{self.port}/metrics", {"Authorization": f"Bearer {self.key}"}

@@ -208,7 +208,7 @@ def test_serve_in_the_foreground_until_ctrl_c(deployed: Deployment) -> None:
     assert ask(deployed, "SmolLM2-135M-Instruct", deployed.key, "Hi").status_code == 200
     refused = deployed.shell.inv("tmux-start", timeout=60)
     assert "E26 " in refused.stderr, "it does not survive the terminal, and is not taken for the one in tmux"
-    with deployed.in_flight(150) as answers:
+    with deployed.in_flight() as answers:
         child.sendintr()
         child.expect("requests in flight get up to 30 s")
         child.expect(pexpect.EOF)

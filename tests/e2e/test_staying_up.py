@@ -128,7 +128,7 @@ def test_a_hung_engine_and_a_start_that_hangs_are_ended(running: Deployment, mea
 
 
 def test_stop_lets_requests_end_and_gives_the_memory_back(running: Deployment) -> None:
-    with running.in_flight(150) as answers:
+    with running.in_flight() as answers:
         done = running.shell.inv("stop", timeout=120)
     assert done.returncode == 0, done.stderr
     assert answers == [200], "a request in flight gets its time"
