@@ -264,7 +264,12 @@ def copy_checkout(target: Path) -> Path:
 
 def snapshot(folder: Path) -> Mapping[str, tuple[int, int]]:
     """Every path below a folder with its size and time of change, to prove that nothing changed."""
-    return {str(path): (path.lstat().st_size, path.lstat().st_mtime_ns) for path in sorted(folder.rglob("*"))}
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        with suppress(FileNotFoundError):  # a running server removes files of its own
+            seen = path.lstat()
+            found[str(path)] = (seen.st_size, seen.st_mtime_ns)
+    return found
 
 
 def changes(before: Mapping[str, Any], after: Mapping[str, Any], root: Path) -> set[str]:
