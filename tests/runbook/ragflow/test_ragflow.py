@@ -418,7 +418,7 @@ def test_ctrl_c_takes_back_what_was_made(pair: Pair) -> None:
     """The terminal's SIGINT reaches the shell and the program; the default has just been asked for."""
     other(pair)
     before = pair.ragflow.state()
-    pair.ragflow.broken = {"PATCH /models/default": ("hang", 30)}
+    pair.ragflow.broken = {"PATCH /models/default": ("hang", 5)}
     script = [str(word) for word in ("bash", ROOT / "scripts/ragflow-register.sh")]
     child = subprocess.Popen(script, env=pair.shell.environ(), text=True, start_new_session=True, **PIPES)
     while not any(call[0] == "PATCH" for call in pair.ragflow.calls):
