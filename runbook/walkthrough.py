@@ -57,7 +57,7 @@ def show(markdown: str) -> None:
 def _spelled_out(link: re.Match[str]) -> str:
     """Return a link as text, because a terminal has no links. A fault's own report names its page."""
     words, page = link[1], link[2].partition("#")[0]
-    if re.fullmatch(r"E\d\d", words):
+    if re.fullmatch(r"E\d{2,3}", words):
         return words
     name = Path(page).stem.partition("-")[2]
     target = inv(f"explain {name}") if name in pages() else os.path.normpath(f"docs/{language()}/{page}")

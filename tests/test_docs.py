@@ -198,15 +198,15 @@ def test_a_fault_on_a_page_is_told_in_its_own_words(lang: str) -> None:
     shown = 0
     for path in [*(ROOT / "docs" / lang).glob("*.md")]:
         text = path.read_text("utf-8")
-        for what, fix, code in re.findall(r"^✗ (.+)\n(?:.*\n){0,2}?  → (.+)\n  (E\d\d) docs/", text, re.MULTILINE):
+        for what, fix, code in re.findall(r"^✗ (.+)\n(?:.*\n){0,2}?  → (.+)\n  (E\d{2,3}) docs/", text, re.MULTILINE):
             for part, words in (("what", what), ("fix", fix)):
                 spelled = re.escape(entries[code][part][lang])
                 wanted = re.sub(r"\\\{\w+\\\}", ".+", spelled)
                 assert re.fullmatch(wanted, words) or words == entries[code]["title"][lang], (path.name, words)
             shown += 1
     assert shown > 3
-    rows = re.findall(r"\[(E\d\d)\]\(#e\d\d\) (.+?) \|$", page(lang, "troubleshooting.md"), re.MULTILINE)
-    rows += re.findall(r"^## (E\d\d)\n\n\*\*(.+)\*\*$", page(lang, "troubleshooting.md"), re.MULTILINE)
+    rows = re.findall(r"\[(E\d{2,3})\]\(#e\d{2,3}\) (.+?) \|$", page(lang, "troubleshooting.md"), re.MULTILINE)
+    rows += re.findall(r"^## (E\d{2,3})\n\n\*\*(.+)\*\*$", page(lang, "troubleshooting.md"), re.MULTILINE)
     assert len(rows) > len(entries)
     for code, title in rows:
         assert title == entries[code]["title"][lang], code

@@ -1,24 +1,25 @@
 """Name the cause of a failure, from the settings, the machine, the server and its log. Reads only.
 
 Usage: python -m runbook.doctor [--log FILE | --recent] [--json]. doctor.sh runs it, with the settings and the server's
-state in the environment. It knows the entries of faults.toml that have a `pattern`; causes (rank 0) come before their
-consequences. If none of them matches, it shows the first error of the log and does not guess.
+state in the environment. The cause is found by the log's structure (structure.py, cause.py); an entry of faults.toml
+answers only if it matches that cause. Another cause is shown as it stands, and said not to be known.
 """
 
 import argparse
 import json
 import os
-import re
-import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from runbook.doctor.log import MILD, READY, first_error, read_file, read_input
-from runbook.machine.gpus import query
-from runbook.machine.memory import GIB
-from runbook.messages import end_with_the_reader, fault_text, faults, page_of, run, tr
+from runbook.doctor import machine
+from runbook.doctor.cause import Cause, cause_of, failure, hang, refusals
+from runbook.doctor.known import advice, known
+from runbook.doctor.log import clean, read_file, read_input
+from runbook.doctor.structure import REQUEST, Start
+from runbook.messages import end_with_the_reader, fault_text, page_of, run, tr
 
-CODE = re.compile(r"(^|[\])] )\s*raise ")  # a source line in a traceback
+MOST_REQUESTS = 3  # kinds of refused requests that are shown
+UNKNOWN = ("E66", "E100", "E101", "E102")  # the faults of which the cause is not known
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,7 @@ class Finding:
     evidence: str
     values: dict[str, str] = field(default_factory=dict)
     told: dict[str, str] = field(default_factory=dict)  # what and fix as a script has reported them in the log
+    cause: Cause | None = None
 
     def text(self, part: str) -> str:
         """Return the title, what or fix in the reader's language."""
@@ -37,57 +39,76 @@ class Finding:
         values = {key.lower(): value for key, value in os.environ.items()}
         values |= {"folder": values["model_dir"], "model": values["model_id"], "revision": values["model_revision"]}
         values |= {"problem": self.evidence.rstrip("."), "reason": self.evidence, "log": values["server_log"]}
+        values |= {"endpoint": tr("模型站点", "the model site")}
         gone = tr("已经退出的程序", "a program that has ended in the meantime")
         values |= {"owner": values.get("port_owner") or gone, "other": values.get("next_port", "")}
         return fault_text(self.code, part, values | self.values)
 
-
-def known(lines: list[str]) -> list[Finding]:
-    """Return the known faults in the log: the first one of the lowest rank, and those of refused requests."""
-    ready = max((number for number, line in enumerate(lines) if READY in line), default=-1)
-    seen: list[tuple[int, int, bool, Finding]] = []
-    for code, entry in faults().items():
-        if not entry.get("pattern"):
-            continue
-        search = re.compile("|".join(f"(?:{one})" for one in entry["pattern"])).search
-        level, least = entry.get("level"), entry.get("least", 1)
-        hits = [number for number, line in enumerate(lines) if search(line) and not CODE.search(line)]
-        # Lines before a successful start are no faults; nor are vLLM's INFO and WARNING lines.
-        hits = [one for one in hits if (level == "any" or one > ready) and (level or not MILD.search(lines[one][:60]))]
-        if len(hits) >= least and not (level == "start" and ready >= 0):
-            finding = Finding(code, lines[hits[0]], {"seconds": str(60 * len(hits))})
-            seen.append((entry.get("rank", 0), hits[0], level == "any", finding))
-    causes = sorted((row for row in seen if not row[2]), key=lambda row: row[:2])[:1]
-    clients = [row for row in seen if row[2] and (ready >= 0 or not causes)]
-    return [row[3] for row in [*causes, *sorted(clients, key=lambda row: row[1])]]
+    def row(self) -> dict[str, object]:
+        """Return the finding for --json."""
+        cause = self.cause
+        return {
+            "code": self.code,
+            "title": self.text("title"),
+            "evidence": self.evidence,
+            "fix": self.text("fix"),
+            "cause": self.text("what"),
+            "process": cause.process if cause else "",
+            "place": cause.place if cause else "",
+            "line": cause.line.number if cause else None,
+            "known": self.code not in UNKNOWN,
+        }
 
 
-def refused(lines: list[str]) -> list[Finding]:
-    """Return the fault that serve.sh itself has reported: its three lines ✗, → and code."""
-    found = re.search(r"✗ (.+)\n→ (.+)\n(E\d\d) docs/", "\n".join(lines))
-    return [Finding(found[3], f"✗ {found[1]}", told={"what": found[1], "fix": found[2]})] if found else []
+def finding(cause: Cause) -> Finding:
+    """Return what to say of a cause."""
+    evidence = clean(cause.line.text)
+    code = known(cause)
+    if code is None:
+        code = {"died": "E66", "unfinished": "E102", "request": "E101"}.get(cause.kind, "E100")
+    after = f" → {clean(cause.after)}" if cause.after else ""
+    place = ", ".join(part for part in (cause.process, cause.place) if part)
+    values = {
+        "error": evidence + after,
+        "place": f" ({place})" if place else "",
+        "line": str(cause.line.number),
+        "advice": advice(evidence + after),
+        "seconds": str(cause.seconds),
+    }
+    return Finding(code, evidence, values, cause=cause)
 
 
-def on_this_machine() -> list[Finding]:
-    """Return the faults of the machine: a used port, processes of a crashed server, a full disk, a missing GPU."""
-    found = []
-    port, own, owner = os.environ["PORT"], os.environ.get("SERVER_PIDS", ""), os.environ.get("PORT_OWNER")
-    if not own and owner:
-        zh = f"端口 {port} 由 {owner} 监听，而本服务没有运行"
-        found.append(Finding("E07", tr(zh, f"port {port} is held by {owner}, and this server is not running")))
-    if os.environ.get("LEFTOVERS"):
-        zh = f"进程 {own} 带有本服务的标记，其中没有 vllm serve"
-        en = f"processes {own} carry this server's mark, and none of them is vllm serve"
-        found.append(Finding("E67", tr(zh, en), {"pids": own}))
-    for directory in (Path(os.environ["BASE_DIR"]), Path(os.environ.get("TMPDIR", "/tmp")), Path("/dev/shm")):
-        there = next(one for one in (directory, *directory.parents) if one.exists())
-        if (free := shutil.disk_usage(there).free) < GIB / 10:
-            zh = f"{there} 所在磁盘只剩 {free // 2**20} MiB"
-            found.append(Finding("E62", tr(zh, f"{free // 2**20} MiB are left on the disk of {there}")))
-            break
-    if os.environ["PROFILE"] == "gpu" and not query("--query-gpu=index,name"):
-        found.append(Finding("E24", tr("nvidia-smi 没有列出任何 GPU", "nvidia-smi lists no GPU")))
-    return found
+def of_log(starts: list[Start], whole: bool, running: bool) -> list[Finding]:
+    """Return what a log tells: the failure of its last start or, while that one goes on, of the one before; requests."""
+    unfinished: Cause | None = None
+    for start in reversed(starts):
+        if start.own:
+            what, fix, code = start.own
+            return [Finding(code, f"✗ {what}", told={"what": what, "fix": fix})]
+        cause = failure(start) or hang(start)
+        if cause:
+            return [finding(cause)]
+        if start.ready or start.serves or start.stopped or start.requests:
+            found: dict[str, Finding] = {}
+            for cause in refusals(start):
+                one = finding(cause)
+                if one.code == "E101" and REQUEST.search(cause.line.text) and found:
+                    continue  # the line of a request of which the error is already told
+                found.setdefault(one.code, one)
+            return list(found.values())[:MOST_REQUESTS]
+        handled = [unit for unit in start.units if unit.ignored and any(error.lines for error in unit.errors)]
+        if handled and unfinished is None:  # logged as a warning, and nothing else is in the log
+            unfinished = cause_of(handled[0])
+        elif start.suspects and unfinished is None and start.vllm is False:
+            line = start.suspects[0]
+            unfinished = Cause("failure", line, line.process, "", [line.text.strip()])
+        elif start.vllm and start.last and unfinished is None and (whole or not running):
+            cut = next((unit for unit in start.units if any(error.place for error in unit.errors)), None)
+            line = start.suspects[0] if start.suspects else start.progress or start.last
+            place = next((error.place for error in cut.errors if error.place), "") if cut else ""
+            kind = "failure" if start.suspects else "unfinished"
+            unfinished = Cause(kind, line, line.process, place, [line.text.strip()])
+    return [finding(unfinished)] if unfinished else []
 
 
 def diagnose(log: Path, recent: bool, whole: bool) -> list[Finding]:
@@ -95,14 +116,26 @@ def diagnose(log: Path, recent: bool, whole: bool) -> list[Finding]:
 
     recent: read what a step has added to the log, on standard input. whole: read all of the log, and only the log.
     """
-    lines = read_input() if recent else read_file(log, whole)
-    found = refused(lines) or known(lines)
-    ready, running = any(READY in line for line in lines), os.environ.get("SERVER_PIDS")
-    if not found and not ready and not recent and (whole or not running) and (error := first_error(lines)):
-        found = [Finding("E14", error)]
-    codes, machine = {one.code for one in found}, [] if whole else on_this_machine()
+    starts = read_input() if recent else read_file(log, whole)
+    found = of_log(starts, whole, bool(os.environ.get("SERVER_PIDS")))
+    if recent:  # a failed step has itself shown what is not known
+        found = [one for one in found if one.code not in UNKNOWN]
+    codes, here = {one.code for one in found}, [] if whole else machine.on_this_machine()
     # A failed step has itself reported ports and GPUs, but perhaps not a full disk.
-    return found + [one for one in machine if one.code not in codes and (not recent or one.code == "E62")]
+    more = [Finding(*one) for one in here if one[0] not in codes and (not recent or one[0] == "E62")]
+    return found + more
+
+
+def healthy(log: Path, whole: bool) -> str:
+    """Return what can be said of a log without an error."""
+    if not whole:
+        zh = f"✓ 没有发现问题（设置、本机，以及 {log} 中最近一次启动）"
+        return tr(zh, f"✓ Nothing wrong was found: the settings, this machine, and the last start in {log}")
+    start = read_file(log, True)[-1]
+    if start.ready or start.stopped or start.serves:
+        return tr(f"✓ 没有发现问题（{log}）", f"✓ Nothing wrong was found in {log}")
+    zh = f"{log} 中没有错误，但其中也没有 vLLM 的启动过程，因此无法判断服务是否正常。"
+    return tr(zh, f"{log} contains no error, but no start of vLLM either: it does not show whether the server works.")
 
 
 def main() -> int:
@@ -118,19 +151,17 @@ def main() -> int:
     log = asked.log or Path(os.environ["SERVER_LOG"])
     found = diagnose(log, asked.recent, bool(asked.log))
     if asked.json:
-        rows = [
-            {"code": one.code, "title": one.text("title"), "evidence": one.evidence, "fix": one.text("fix")}
-            for one in found
-        ]
-        print(json.dumps(rows, ensure_ascii=False))
+        print(json.dumps([one.row() for one in found], ensure_ascii=False))
     for one in [] if asked.json else found:
         print(
             f"✗ {one.text('title')}\n  {one.text('what')}\n    {one.evidence}\n  → {one.text('fix')}\n  "
             f"{page_of(one.code)}"
         )
+    if not asked.log and not asked.recent and not asked.json and any(one.code in UNKNOWN for one in found):
+        for line in machine.circumstances():
+            print(tr("  本机：", "  on this machine: ") + clean(line))
     if not found and not asked.json and not asked.recent:
-        zh = f"✓ 没有发现问题（设置、本机，以及 {log} 中最近一次启动）"
-        print(tr(zh, f"✓ Nothing wrong was found: the settings, this machine, and the last start in {log}"))
+        print(healthy(log, bool(asked.log)))
     return 1 if found else 0
 
 

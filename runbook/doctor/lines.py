@@ -1,0 +1,93 @@
+"""The heads of a log's lines: who wrote the line, how serious it calls it, and what is left.
+
+Knows vLLM (`(EngineCore pid=1) ERROR 01-02 03:04:05 [core.py:1]`), Ray, torch (`[rank0]:[E…]`), uvicorn, Python's
+logging, loguru, pip, uv, NCCL, docker compose, Kubernetes and journald, nested in any order.
+"""
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+LEVEL = "DEBUG|INFO|WARNING|WARN|ERROR|CRITICAL|FATAL"
+DATE = r"\d{4}[-/]\d\d[-/]\d\d[ T]\d\d:\d\d:\d\d(?:[.,]\d+)?"
+LETTERS = {"D": "DEBUG", "I": "INFO", "W": "WARNING", "E": "ERROR", "F": "CRITICAL", "C": "CRITICAL"}
+# In the order in which they usually stand in a line. Groups: process, pid, level, place.
+HEADS = [
+    re.compile(pattern)
+    for pattern in (
+        r"(?P<process>[a-z][a-z0-9_.-]*-[\w.-]+|[a-z][\w.-]*-\d+|vllm|ragflow|api|server)\s*\| ",  # docker compose
+        r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?(?:Z|[+-]\d\d:?\d\d)[ \t](?:std(?:out|err) [FP] )?",  # Kubernetes
+        r"\[pod/(?P<process>[^\]]+)\] ",
+        r"[A-Z][a-z]{2} +\d+ \d\d:\d\d:\d\d(?:\.\d+)? \S+ (?P<process>[\w.@/-]+)(?:\[(?P<pid>\d+)\])?: ",  # journald
+        r"\((?P<process>[A-Za-z][\w.:-]*)[^()]{0,40}?\bpid=(?P<pid>\d+)[^()]{0,80}\)(?: ?\[repeated[^\]]*\])? ?",
+        r"\[(?P<process>rank ?\d+)\]: ?",
+        r"\[(?P<process>\d+,\d+)\]<std(?:err|out)>: ?",
+        rf"(?P<level>{LEVEL}) (?:\d{{4}}-)?\d\d-\d\d \d\d:\d\d:\d\d(?:[.,]\d+)? \[?(?P<place>[\w./<>-]+:\d+)\] ?",
+        rf"\[?{DATE}\]?(?: \d+)?[ \t]*(?:[|:-] ?)*(?:[\w.]+ - |[\w.]+: (?=\[))?\[?(?P<level>{LEVEL})\]?(?:[ \t]+\d+(?= |$))?(?:[ \t]*[|:-]+)?[ \t]?",
+        rf"\[?{DATE}\]? (?=[\[(]|\S+:\d+:\d+ \[)",
+        r"\d\d:\d\d:\d\d \[(?P<level>" + LEVEL + r")\]:? ?",
+        r"\[?(?P<letter>[IWEFCD])\d{3,4} \d\d:\d\d:\d\d[.\d]*(?: +\d+)? (?P<place>[\w./-]+:\d+)\] ?",  # glog, torch
+        r"\[\d{4}-\d\d-\d\d \d\d:\d\d:\d\d[,.]\d+ (?P<letter>[IWEFCD]) \d+ \d+\] (?P<place>[\w./-]+:\d+): ?",  # Ray
+        r"\[(?P<letter>[IWEFCD]) (?P<place>[\w./-]+:\d+)\] ?",
+        r"[\w.-]+:\d+:(?P<pid>\d+) \[\d+\] (?:\S+ ){0,2}(?P<process>NCCL) (?P<level>INFO|WARN) ",
+        rf"\[?(?P<level>{LEVEL})\]?(?::[\w.]+)?:[ \t]*",  # uvicorn, pip, Python's root logger
+        r"(?P<level>warning|error|fatal)(?::[ \t]+|\t)",  # uv, git
+    )
+]
+MAY_BEGIN = re.compile(r"[\[(\dA-Za-z]")
+FAST = re.compile(r"(?:\((\w[\w.:-]*)[^()]{0,40}?\bpid=(\d+)[^()]{0,40}\) )?INFO(?: \d\d-\d\d \d\d:\d\d:\d\d \[[^\]]*\] ?|: +)")
+COLOUR = re.compile(r"[\x1b\ufffd]\[[0-9;?]*[A-Za-z]|\[(?:\d{1,2};)?\d{1,2}m(?=\()|\[0(?:;0)?m")
+LOGFMT = re.compile(r'(?:\S+ )?time="?[^" ]*"? level=(\w+) msg="((?:[^"\\]|\\.)*)"')
+
+
+@dataclass(slots=True)
+class Line:
+    """A line of a log without its head. number: from 1. level: empty where the line has none; key: its process and pid."""
+
+    number: int
+    process: str
+    key: str
+    level: str
+    place: str
+    text: str
+    headed: bool  # it has a level or a time of its own, so it begins a record
+
+
+def parse(number: int, raw: str) -> Line:
+    """Return a line, taken apart."""
+    if "\x1b" in raw or "\ufffd" in raw or "[0m" in raw or "[0;0m" in raw:
+        raw = COLOUR.sub("", raw)
+    if "level=" in raw and (found := LOGFMT.match(raw)):  # what a program writes is INFO there, whatever it says
+        inner = parse(number, found[2].replace('\\"', '"').replace("\\n", " ").replace("\\\\", "\\"))
+        if found[1] in ("error", "fatal", "warning") and not inner.level:
+            inner.level = {"fatal": "CRITICAL"}.get(found[1], found[1].upper())
+        return inner
+    if raw.startswith("> "):  # a quotation
+        raw = raw[2:]
+    if "\r" in raw:
+        raw = next((part for part in reversed(raw.split("\r")) if part), "")
+    if found := FAST.match(raw):
+        process = found[1] or ""
+        return Line(number, process, f"{process}{found[2] or ''}", "INFO", "", raw[found.end() :], True)
+    process = pid = level = place = ""
+    headed, text, start = False, raw.rstrip(), 0
+    for pattern in HEADS if MAY_BEGIN.match(text) else ():
+        found = pattern.match(text, start)
+        if not found or (found.end() == start):
+            continue
+        groups = found.groupdict()
+        process, pid = groups.get("process") or process, groups.get("pid") or pid
+        named = groups.get("level") or LETTERS.get(groups.get("letter") or "", "")
+        if named and level:  # the first level is that of the record; a second one belongs to the message
+            break
+        level, place = named.upper() or level, groups.get("place") or place
+        headed = headed or bool(named)
+        start = found.end()
+    level = {"WARN": "WARNING", "FATAL": "CRITICAL"}.get(level, level)
+    return Line(number, process, f"{process}{pid}", level, place, text[start:], headed)
+
+
+def parsed(lines: Iterable[str]) -> Iterator[Line]:
+    """Yield every line, taken apart."""
+    for number, raw in enumerate(lines, 1):
+        yield parse(number, raw)
