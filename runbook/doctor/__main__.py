@@ -15,7 +15,8 @@ from runbook.doctor import machine
 from runbook.doctor.cause import Cause, cause_of, failure, hang, refusals
 from runbook.doctor.known import advice, known
 from runbook.doctor.log import clean, read_file, read_input
-from runbook.doctor.structure import REQUEST, Start
+from runbook.doctor.structure import Start
+from runbook.doctor.wording import REQUEST
 from runbook.messages import end_with_the_reader, fault_text, page_of, run, tr
 
 MOST_REQUESTS = 3  # kinds of refused requests that are shown
@@ -79,7 +80,7 @@ def finding(cause: Cause) -> Finding:
 
 
 def of_log(starts: list[Start], whole: bool, running: bool) -> list[Finding]:
-    """Return what a log tells: the failure of its last start or, while that one goes on, of the one before; requests."""
+    """Return what a log tells: why its last start (or, while that goes on, the one before) failed; refused requests."""
     unfinished: Cause | None = None
     for start in reversed(starts):
         if start.own:

@@ -4,25 +4,18 @@ import re
 from dataclasses import dataclass, field
 
 from runbook.doctor.lines import Line
-from runbook.doctor.structure import (
-    COMPILER,
-    FATAL_WARNING,
-    FRAME,
-    LATE,
-    NESTED,
-    REQUEST,
-    Error,
-    Start,
-    Unit,
-)
+from runbook.doctor.structure import Error, Start, Unit
+from runbook.doctor.wording import COMPILER, FATAL_WARNING, FRAME, LATE, NESTED, REQUEST
 
 ENGINE = re.compile(r"(?i)engine|worker|rank")
 VAGUE = re.compile(r"^(?:[\w.]*\.)?(?:KeyError|StopIteration|AttributeError|LookupError|IndexError)\b")
 GENERIC = re.compile(
-    r"[:\[({]$|raised:$|validation errors? for|^\S*(?:Error|Exception)\s*$|Ninja build failed|Command .* (?:returned|died)|"
-    r"^\S*CalledProcessError|Ninja output|exit (?:code|status)"
+    r"[:\[({]$|raised:$|validation errors? for|^\S*(?:Error|Exception)\s*$|Ninja build failed|"
+    r"Command .* (?:returned|died)|^\S*CalledProcessError|Ninja output|exit (?:code|status)"
 )
-BUILD = re.compile(r"[Cc]ompile error|Ninja build failed|Error (?:building|compiling)|returned non-zero exit|CalledProcessError")
+BUILD = re.compile(
+    r"[Cc]ompile error|Ninja build failed|Error (?:building|compiling)|returned non-zero exit|CalledProcessError"
+)
 HANG = 5  # vLLM repeats the message of a wait every minute
 
 
@@ -40,7 +33,7 @@ class Cause:
 
 
 def core(error: Error) -> Line:
-    """Return the line of an error that tells most: the compiler's own, the innermost of a nested message, or the first."""
+    """Return the line that tells most: the compiler's own, the innermost of a nested message, or the first."""
     head, rest = error.lines[0], [line for line in error.lines[1:] if line.text.strip()]
     if error.kind == "signal":
         return next((line for line in rest if "what(): " in line.text), head)

@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import quote_plus
 
 from runbook.doctor.cause import Cause
-from runbook.doctor.structure import REQUEST
+from runbook.doctor.wording import REQUEST
 from runbook.messages import faults, tr
 
 
@@ -52,28 +52,37 @@ def known(cause: Cause) -> str | None:
 TOPICS = [
     (
         r"nvcc|ninja|ptxas|\bgcc\b|g\+\+|\bld:|error: |\.cu\b|\.so\b|triton|inductor|flashinfer|compil",
-        "这是编译或加载内核时的错误：检查 nvcc --version、gcc --version 与 CUDA 是否匹配，清空 ~/.cache/flashinfer、~/.triton 和 ~/.cache/vllm，再加 --enforce-eager 试一次。",
-        "This is an error of compiling or loading kernels: check that nvcc --version and gcc --version fit the CUDA version, clear ~/.cache/flashinfer, ~/.triton and ~/.cache/vllm, and try --enforce-eager.",
+        "这是编译或加载内核时的错误：检查 nvcc --version、gcc --version 与 CUDA 是否匹配，清空 "
+        "~/.cache/flashinfer、~/.triton 和 ~/.cache/vllm，再加 --enforce-eager 试一次。",
+        "This is an error of compiling or loading kernels: check that nvcc --version and gcc --version fit the "
+        "CUDA version, clear ~/.cache/flashinfer, ~/.triton and ~/.cache/vllm, and try --enforce-eager.",
     ),
     (
         r"(?i)nccl|gloo|c10d|tcpstore|all_?reduce|rank",
-        "这是多个 GPU 或多台机器之间通信的错误：先用一个 GPU 启动，再执行 export NCCL_DEBUG=INFO 后重试，查看 NCCL 的输出。",
-        "This is an error of the communication between GPUs or machines: start with one GPU first, then export NCCL_DEBUG=INFO, try again and read NCCL's output.",
+        "这是多个 GPU 或多台机器之间通信的错误：先用一个 GPU 启动，再执行 export NCCL_DEBUG=INFO 后重试，查看 "
+        "NCCL 的输出。",
+        "This is an error of the communication between GPUs or machines: start with one GPU first, then export "
+        "NCCL_DEBUG=INFO, try again and read NCCL's output.",
     ),
     (
         r"(?i)cuda|cublas|cudnn|nvml|driver|device",
-        "这是 CUDA 的错误：运行 nvidia-smi 检查驱动和 GPU，执行 export CUDA_LAUNCH_BLOCKING=1 后重试，可以看到准确的位置。",
-        "This is a CUDA error: check the driver and the GPU with nvidia-smi; export CUDA_LAUNCH_BLOCKING=1 and try again to see the exact place.",
+        "这是 CUDA 的错误：运行 nvidia-smi 检查驱动和 GPU，执行 export CUDA_LAUNCH_BLOCKING=1 后重试，"
+        "可以看到准确的位置。",
+        "This is a CUDA error: check the driver and the GPU with nvidia-smi; export CUDA_LAUNCH_BLOCKING=1 and "
+        "try again to see the exact place.",
     ),
     (
         r"(?i)https?|connect|ssl|certificate|proxy|resolve|timed? ?out|download",
         "这是网络错误：用 curl -v 请求同一地址，检查代理（https_proxy）、证书和防火墙。",
-        "This is a network error: request the same address with curl -v; check the proxy (https_proxy), certificates and the firewall.",
+        "This is a network error: request the same address with curl -v; check the proxy (https_proxy), "
+        "certificates and the firewall.",
     ),
     (
         r"(?i)config|weight|tokenizer|quant|rope|architecture|shape|size mismatch|model|template",
-        "错误与模型有关：核对模型目录（./inv download 后加 --verify 校验），并在 vLLM 支持的模型列表中查找该模型所需的版本和参数。",
-        "The error concerns the model: verify its directory (./inv download), and check which version and options vLLM's list of supported models names for it.",
+        "错误与模型有关：核对模型目录（./inv download 后加 --verify 校验），并在 vLLM "
+        "支持的模型列表中查找该模型所需的版本和参数。",
+        "The error concerns the model: verify its directory (./inv download), and check which version and "
+        "options vLLM's list of supported models names for it.",
     ),
     (
         r"(?i)permission|no such file|not found|denied|directory",

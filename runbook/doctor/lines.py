@@ -23,7 +23,8 @@ HEADS = [
         r"\[(?P<process>rank ?\d+)\]: ?",
         r"\[(?P<process>\d+,\d+)\]<std(?:err|out)>: ?",
         rf"(?P<level>{LEVEL}) (?:\d{{4}}-)?\d\d-\d\d \d\d:\d\d:\d\d(?:[.,]\d+)? \[?(?P<place>[\w./<>-]+:\d+)\] ?",
-        rf"\[?{DATE}\]?(?: \d+)?[ \t]*(?:[|:-] ?)*(?:[\w.]+ - |[\w.]+: (?=\[))?\[?(?P<level>{LEVEL})\]?(?:[ \t]+\d+(?= |$))?(?:[ \t]*[|:-]+)?[ \t]?",
+        rf"\[?{DATE}\]?(?: \d+)?[ \t]*(?:[|:-] ?)*(?:[\w.]+ - |[\w.]+: (?=\[))?"
+        rf"\[?(?P<level>{LEVEL})\]?(?:[ \t]+\d+(?= |$))?(?:[ \t]*[|:-]+)?[ \t]?",
         rf"\[?{DATE}\]? (?=[\[(]|\S+:\d+:\d+ \[)",
         r"\d\d:\d\d:\d\d \[(?P<level>" + LEVEL + r")\]:? ?",
         r"\[?(?P<letter>[IWEFCD])\d{3,4} \d\d:\d\d:\d\d[.\d]*(?: +\d+)? (?P<place>[\w./-]+:\d+)\] ?",  # glog, torch
@@ -35,14 +36,17 @@ HEADS = [
     )
 ]
 MAY_BEGIN = re.compile(r"[\[(\dA-Za-z]")
-FAST = re.compile(r"(?:\((\w[\w.:-]*)[^()]{0,40}?\bpid=(\d+)[^()]{0,40}\) )?INFO(?: \d\d-\d\d \d\d:\d\d:\d\d \[[^\]]*\] ?|: +)")
+FAST = re.compile(
+    r"(?:\((\w[\w.:-]*)[^()]{0,40}?\bpid=(\d+)[^()]{0,40}\) )?"
+    r"INFO(?: \d\d-\d\d \d\d:\d\d:\d\d \[[^\]]*\] ?|: +)"
+)
 COLOUR = re.compile(r"[\x1b\ufffd]\[[0-9;?]*[A-Za-z]|\[(?:\d{1,2};)?\d{1,2}m(?=\()|\[0(?:;0)?m")
 LOGFMT = re.compile(r'(?:\S+ )?time="?[^" ]*"? level=(\w+) msg="((?:[^"\\]|\\.)*)"')
 
 
 @dataclass(slots=True)
 class Line:
-    """A line of a log without its head. number: from 1. level: empty where the line has none; key: its process and pid."""
+    """A line of a log without its head. number: from 1; level: empty if there is none; key: process and pid."""
 
     number: int
     process: str

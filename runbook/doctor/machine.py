@@ -11,15 +11,17 @@ from runbook.machine.gpus import query
 from runbook.machine.memory import GIB
 from runbook.messages import tr
 
-KILLED = re.compile(r"Out of memory: Killed process|Memory cgroup out of memory|NVRM: Xid|traps: python|VLLM.* segfault at")
+KILLED = re.compile(
+    r"Out of memory: Killed process|Memory cgroup out of memory|NVRM: Xid|traps: python|VLLM.* segfault at"
+)
 SERVER = re.compile(r"(?i)vllm|python|Xid")
 # Variables that reach the server and change what it loads or where it writes.
 LOADING = ("LD_LIBRARY_PATH", "LD_PRELOAD", "PYTHONPATH", "PYTHONHOME", "CUDA_VISIBLE_DEVICES", "CUDA_HOME")
-THREADS = 1024  # fewer are not enough for vLLM's processes
+LEAST = 1024  # threads or open files; fewer are not enough for vLLM's processes
 
 
 def on_this_machine() -> list[tuple[str, str, dict[str, str]]]:
-    """Return (code, evidence, values) of the machine's faults: a port, a crashed server's processes, a full disk, no GPU."""
+    """Return (code, evidence, values) of the machine's faults: a port, leftovers of a crash, a full disk, no GPU."""
     found: list[tuple[str, str, dict[str, str]]] = []
     port, own, owner = os.environ["PORT"], os.environ.get("SERVER_PIDS", ""), os.environ.get("PORT_OWNER")
     if not own and owner:
@@ -51,13 +53,13 @@ def kernel_line() -> str:
 
 
 def circumstances() -> list[str]:
-    """Return what on this machine may explain an end that the log does not: kernel, limits, shared memory, variables."""
+    """Return what may explain an end that the log does not: the kernel, limits, shared memory, variables."""
     found = []
     if line := kernel_line():
         found.append(tr("内核日志：", "kernel log: ") + line[:200])
-    for what, limit, least in (("ulimit -u", resource.RLIMIT_NPROC, THREADS), ("ulimit -n", resource.RLIMIT_NOFILE, THREADS)):
+    for what, limit in (("ulimit -u", resource.RLIMIT_NPROC), ("ulimit -n", resource.RLIMIT_NOFILE)):
         soft = resource.getrlimit(limit)[0]
-        if soft != resource.RLIM_INFINITY and soft < least:
+        if soft != resource.RLIM_INFINITY and soft < LEAST:
             found.append(f"{what}: {soft}")
     if Path("/dev/shm").is_dir() and (size := shutil.disk_usage("/dev/shm").total) < GIB:
         found.append(f"/dev/shm: {size // 2**20} MiB")

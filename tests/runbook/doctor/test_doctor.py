@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from runbook import ROOT
 from runbook.doctor import __main__ as doctor
-from runbook.doctor.log import read_file, read_text
+from runbook.doctor.log import read_text
 from runbook.messages import faults
 from tests.conftest import MACHINE, Shell
 
@@ -258,7 +258,7 @@ def test_every_known_fault_says_its_words_in_full(lang: str, shell: Shell) -> No
         for code, entry in faults().items():
             if not set(entry) & {"pattern", "at", "request", "hang"} and code not in doctor.UNKNOWN:
                 continue
-            values = {name: "1" for name in ("pids", "seconds", "error", "place", "line", "advice")}
+            values = dict.fromkeys(("pids", "seconds", "error", "place", "line", "advice"), "1")
             finding = doctor.Finding(code, "x", values)
             for part in ("title", "what", "fix"):
                 assert not re.search(r"\{\w+\}", finding.text(part)), (code, part)
