@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from runbook.doctor import machine
-from runbook.doctor.cause import Cause, cause_of, failure, hang, refusals
+from runbook.doctor.cause import Cause, cause_of, cut_off, failure, hang, refusals
 from runbook.doctor.known import advice, known
 from runbook.doctor.log import clean, read_file, read_input
 from runbook.doctor.structure import Start
@@ -79,6 +79,25 @@ def finding(cause: Cause) -> Finding:
     return Finding(code, evidence, values, cause=cause)
 
 
+def hint(start: Start, ended: bool) -> Cause | None:
+    """Return what may tell why a start without an error has not got to its end, or why another program failed.
+
+    ended: no process of the server is left, or only the log is known.
+    """
+    if cut := cut_off(start):
+        return cut
+    handled = [unit for unit in start.units if unit.ignored and any(error.lines for error in unit.errors)]
+    if handled:  # logged as a warning, and nothing else is in the log
+        return cause_of(handled[0])
+    if start.suspects and (ended or not start.vllm):
+        suspect = start.suspects[0]
+        return Cause("failure", suspect, suspect.process, "", [suspect.text.strip()])
+    last = start.progress or start.last
+    if start.vllm and ended and last:
+        return Cause("unfinished", last, last.process, "", [last.text.strip()])
+    return None
+
+
 def of_log(starts: list[Start], whole: bool, running: bool) -> list[Finding]:
     """Return what a log tells: why its last start (or, while that goes on, the one before) failed; refused requests."""
     unfinished: Cause | None = None
@@ -86,8 +105,16 @@ def of_log(starts: list[Start], whole: bool, running: bool) -> list[Finding]:
         if start.own:
             what, fix, code = start.own
             return [Finding(code, f"✗ {what}", told={"what": what, "fix": fix})]
-        cause = failure(start) or hang(start)
-        if cause:
+        cause = failure(start)
+        if cause and cause.kind == "died":
+            cause = cut_off(start) or cause
+        if cause and (start.vllm or cause.kind != "statement"):
+            return [finding(cause)]
+        if cause:  # the errors of another program stand for themselves: what is known of them, else the first
+            all_of_them = [finding(one) for one in refusals(start, "failure")]
+            known_ones = {one.code: one for one in reversed(all_of_them) if one.code not in UNKNOWN}
+            return list(known_ones.values())[::-1][:MOST_REQUESTS] or all_of_them[:1]
+        if cause := hang(start):
             return [finding(cause)]
         if start.ready or start.serves or start.stopped or start.requests:
             found: dict[str, Finding] = {}
@@ -97,18 +124,8 @@ def of_log(starts: list[Start], whole: bool, running: bool) -> list[Finding]:
                     continue  # the line of a request of which the error is already told
                 found.setdefault(one.code, one)
             return list(found.values())[:MOST_REQUESTS]
-        handled = [unit for unit in start.units if unit.ignored and any(error.lines for error in unit.errors)]
-        if handled and unfinished is None:  # logged as a warning, and nothing else is in the log
-            unfinished = cause_of(handled[0])
-        elif start.suspects and unfinished is None and start.vllm is False:
-            line = start.suspects[0]
-            unfinished = Cause("failure", line, line.process, "", [line.text.strip()])
-        elif start.vllm and start.last and unfinished is None and (whole or not running):
-            cut = next((unit for unit in start.units if any(error.place for error in unit.errors)), None)
-            line = start.suspects[0] if start.suspects else start.progress or start.last
-            place = next((error.place for error in cut.errors if error.place), "") if cut else ""
-            kind = "failure" if start.suspects else "unfinished"
-            unfinished = Cause(kind, line, line.process, place, [line.text.strip()])
+        if unfinished is None:
+            unfinished = hint(start, whole or not running)
     return [finding(unfinished)] if unfinished else []
 
 

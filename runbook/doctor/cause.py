@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from runbook.doctor.lines import Line
 from runbook.doctor.structure import Error, Start, Unit
-from runbook.doctor.wording import COMPILER, FATAL_WARNING, FRAME, LATE, NESTED, REQUEST
+from runbook.doctor.wording import CAUSED, COMPILER, COMPILER_ECHO, FRAME, LATE, NESTED, REQUEST
 
 ENGINE = re.compile(r"(?i)engine|worker|rank")
 VAGUE = re.compile(r"^(?:[\w.]*\.)?(?:KeyError|StopIteration|AttributeError|LookupError|IndexError)\b")
@@ -23,7 +23,7 @@ HANG = 5  # vLLM repeats the message of a wait every minute
 class Cause:
     """What failed first. texts: what a known fault may match, innermost first; line: the line that shows it."""
 
-    kind: str  # failure, request, died, hang, unfinished
+    kind: str  # failure, statement (of another program), request, died, hang, unfinished
     line: Line
     process: str = ""
     place: str = ""
@@ -37,8 +37,10 @@ def core(error: Error) -> Line:
     head, rest = error.lines[0], [line for line in error.lines[1:] if line.text.strip()]
     if error.kind == "signal":
         return next((line for line in rest if "what(): " in line.text), head)
+    if chain := [line for line in rest if (found := CAUSED.match(line.text)) and found[1]]:
+        return chain[-1]
     for line in rest:
-        if COMPILER.search(line.text.strip()):
+        if COMPILER.search(line.text.strip()) and not COMPILER_ECHO.search(line.text.strip()):
             return line
     if GENERIC.search(head.text.strip()):
         for line in rest:
@@ -86,7 +88,8 @@ def failure(start: Start) -> Cause | None:
     if weak:
         # The statement that is nearest before the end of the engine; else the first one.
         first = next((unit for unit in weak if unit.errors[0].kind != "statement"), weak[0])
-        return from_warning(start, cause_of(first))
+        kind = "statement" if first.errors[0].kind == "statement" and not start.vllm else "failure"
+        return from_warning(start, cause_of(first, kind))
     if echoes:
         return from_warning(start, cause_of(echoes[0], "died"))
     return None
@@ -123,13 +126,13 @@ def hang(start: Start) -> Cause | None:
     return Cause("hang", line, line.process, line.place, [line.text], seconds=60 * len(start.waits))
 
 
-def refusals(start: Start) -> list[Cause]:
+def refusals(start: Start, kind: str = "request") -> list[Cause]:
     """Return the errors of single requests: what the server, or a client of it, says, and the refused requests."""
     found, seen = [], set()
     for unit in start.units:
         if unit.line < start.ready or unit.weight > 1:
             continue
-        cause = cause_of(unit, "request")
+        cause = cause_of(unit, kind)
         mark = re.sub(r"\d+|0x[0-9a-f]+|'[^']*'", "", cause.line.text)[:120]
         if mark not in seen:
             seen.add(mark)
@@ -143,7 +146,10 @@ def refusals(start: Start) -> list[Cause]:
     return found
 
 
-def fatal_warning(start: Start) -> str:
-    """Return what a warned import has failed with."""
-    found = FATAL_WARNING.search(start.warnings[0].text) if start.warnings else None
-    return found[1] if found else ""
+def cut_off(start: Start) -> Cause | None:
+    """Return the place in a traceback of which the log does not hold the end."""
+    for unit in start.units:
+        frame = unit.errors[-1].frame
+        if frame and not unit.errors[-1].lines:
+            return Cause("failure", frame, unit.process, unit.errors[-1].place, [frame.text.strip()])
+    return None

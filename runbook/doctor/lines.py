@@ -7,32 +7,56 @@ logging, loguru, pip, uv, NCCL, docker compose, Kubernetes and journald, nested 
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from string import ascii_lowercase, ascii_uppercase, digits
 
+LONGEST = 2000  # characters of a line that are read
 LEVEL = "DEBUG|INFO|WARNING|WARN|ERROR|CRITICAL|FATAL"
 DATE = r"\d{4}[-/]\d\d[-/]\d\d[ T]\d\d:\d\d:\d\d(?:[.,]\d+)?"
 LETTERS = {"D": "DEBUG", "I": "INFO", "W": "WARNING", "E": "ERROR", "F": "CRITICAL", "C": "CRITICAL"}
-# In the order in which they usually stand in a line. Groups: process, pid, level, place.
+# In the order in which they usually stand in a line, with the kinds of their first character (small letter, capital,
+# digit, bracket), so that few are tried. Groups: process, pid, level, place.
 HEADS = [
-    re.compile(pattern)
-    for pattern in (
-        r"(?P<process>[a-z][a-z0-9_.-]*-[\w.-]+|[a-z][\w.-]*-\d+|vllm|ragflow|api|server)\s*\| ",  # docker compose
-        r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?(?:Z|[+-]\d\d:?\d\d)[ \t](?:std(?:out|err) [FP] )?",  # Kubernetes
-        r"\[pod/(?P<process>[^\]]+)\] ",
-        r"[A-Z][a-z]{2} +\d+ \d\d:\d\d:\d\d(?:\.\d+)? \S+ (?P<process>[\w.@/-]+)(?:\[(?P<pid>\d+)\])?: ",  # journald
-        r"\((?P<process>[A-Za-z][\w.:-]*)[^()]{0,40}?\bpid=(?P<pid>\d+)[^()]{0,80}\)(?: ?\[repeated[^\]]*\])? ?",
-        r"\[(?P<process>rank ?\d+)\]: ?",
-        r"\[(?P<process>\d+,\d+)\]<std(?:err|out)>: ?",
-        rf"(?P<level>{LEVEL}) (?:\d{{4}}-)?\d\d-\d\d \d\d:\d\d:\d\d(?:[.,]\d+)? \[?(?P<place>[\w./<>-]+:\d+)\] ?",
-        rf"\[?{DATE}\]?(?: \d+)?[ \t]*(?:[|:-] ?)*(?:[\w.]+ - |[\w.]+: (?=\[))?"
-        rf"\[?(?P<level>{LEVEL})\]?(?:[ \t]+\d+(?= |$))?(?:[ \t]*[|:-]+)?[ \t]?",
-        rf"\[?{DATE}\]? (?=[\[(]|\S+:\d+:\d+ \[)",
-        r"\d\d:\d\d:\d\d \[(?P<level>" + LEVEL + r")\]:? ?",
-        r"\[?(?P<letter>[IWEFCD])\d{3,4} \d\d:\d\d:\d\d[.\d]*(?: +\d+)? (?P<place>[\w./-]+:\d+)\] ?",  # glog, torch
-        r"\[\d{4}-\d\d-\d\d \d\d:\d\d:\d\d[,.]\d+ (?P<letter>[IWEFCD]) \d+ \d+\] (?P<place>[\w./-]+:\d+): ?",  # Ray
-        r"\[(?P<letter>[IWEFCD]) (?P<place>[\w./-]+:\d+)\] ?",
-        r"[\w.-]+:\d+:(?P<pid>\d+) \[\d+\] (?:\S+ ){0,2}(?P<process>NCCL) (?P<level>INFO|WARN) ",
-        rf"\[?(?P<level>{LEVEL})\]?(?::[\w.]+)?:[ \t]*",  # uvicorn, pip, Python's root logger
-        r"(?P<level>warning|error|fatal)(?::[ \t]+|\t)",  # uv, git
+    (first, re.compile(pattern))
+    for first, pattern in (
+        (
+            "a",
+            r"(?P<process>[a-z][a-z0-9_.-]*-[\w.-]+|[a-z][\w.-]*-\d+|vllm|ragflow|api|server)\s*\| ",
+        ),  # docker compose
+        (
+            "d",
+            r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?(?:Z|[+-]\d\d:?\d\d)[ \t](?:std(?:out|err) [FP] )?",
+        ),  # Kubernetes
+        ("[", r"\[pod/(?P<process>[^\]]+)\] "),
+        (
+            "A",
+            r"[A-Z][a-z]{2} +\d+ \d\d:\d\d:\d\d(?:\.\d+)? \S+ (?P<process>[\w.@/-]+)(?:\[(?P<pid>\d+)\])?: ",
+        ),  # journald
+        ("(", r"\((?P<process>[A-Za-z][\w.:-]*)[^()]{0,40}?\bpid=(?P<pid>\d+)[^()]{0,80}\)(?: ?\[repeated[^\]]*\])? ?"),
+        ("[", r"\[(?P<process>rank ?\d+)\]: ?"),
+        ("[", r"\[(?P<process>\d+,\d+)\]<std(?:err|out)>: ?"),
+        (
+            "A",
+            rf"(?P<level>{LEVEL}) (?:\d{{4}}-)?\d\d-\d\d \d\d:\d\d:\d\d(?:[.,]\d+)? \[?(?P<place>[\w./<>-]+:\d+)\] ?",
+        ),
+        (
+            "d[",
+            rf"\[?{DATE}\]?(?: \d+)?[ \t]*(?:[|:-] ?)*(?:[\w.]+ - |[\w.]+: (?=\[))?"
+            rf"\[?(?P<level>{LEVEL})\]?(?:[ \t]+\d+(?= |$))?(?:[ \t]*[|:-]+)?[ \t]?",
+        ),
+        ("d[", rf"\[?{DATE}\]? (?=[\[(]|\S+:\d+:\d+ \[)"),
+        ("d", r"\d\d:\d\d:\d\d \[(?P<level>" + LEVEL + r")\]:? ?"),
+        (
+            "A[",
+            r"\[?(?P<letter>[IWEFCD])\d{3,4} \d\d:\d\d:\d\d[.\d]*(?: +\d+)? (?P<place>[\w./-]+:\d+)\] ?",
+        ),  # glog, torch
+        (
+            "[",
+            r"\[\d{4}-\d\d-\d\d \d\d:\d\d:\d\d[,.]\d+ (?P<letter>[IWEFCD]) \d+ \d+\] (?P<place>[\w./-]+:\d+): ?",
+        ),  # Ray
+        ("[", r"\[(?P<letter>[IWEFCD]) (?P<place>[\w./-]+:\d+)\] ?"),
+        ("aAd", r"[\w.-]+:\d+:(?P<pid>\d+) \[\d+\] (?:\S+ ){0,2}(?P<process>NCCL) (?P<level>INFO|WARN) "),
+        ("A[", rf"\[?(?P<level>{LEVEL})\]?(?::[\w.]+)?:[ \t]*"),  # uvicorn, pip, Python's root logger
+        ("a", r"(?P<level>warning|error|fatal)(?::[ \t]+|\t)"),  # uv, git
     )
 ]
 MAY_BEGIN = re.compile(r"[\[(\dA-Za-z]")
@@ -42,6 +66,9 @@ FAST = re.compile(
 )
 COLOUR = re.compile(r"[\x1b\ufffd]\[[0-9;?]*[A-Za-z]|\[(?:\d{1,2};)?\d{1,2}m(?=\()|\[0(?:;0)?m")
 LOGFMT = re.compile(r'(?:\S+ )?time="?[^" ]*"? level=(\w+) msg="((?:[^"\\]|\\.)*)"')
+
+
+KINDS = dict.fromkeys(ascii_lowercase, "a") | dict.fromkeys(ascii_uppercase, "A") | dict.fromkeys(digits, "d")
 
 
 @dataclass(slots=True)
@@ -75,9 +102,12 @@ def parse(number: int, raw: str) -> Line:
         return Line(number, process, f"{process}{found[2] or ''}", "INFO", "", raw[found.end() :], True)
     process = pid = level = place = ""
     headed, text, start = False, raw.rstrip(), 0
-    for pattern in HEADS if MAY_BEGIN.match(text) else ():
+    kind = KINDS.get(text[:1], text[:1])
+    for first, pattern in HEADS if MAY_BEGIN.match(text) else ():
+        if kind not in first:
+            continue
         found = pattern.match(text, start)
-        if not found or (found.end() == start):
+        if not found or found.end() == start:
             continue
         groups = found.groupdict()
         process, pid = groups.get("process") or process, groups.get("pid") or pid
@@ -87,11 +117,17 @@ def parse(number: int, raw: str) -> Line:
         level, place = named.upper() or level, groups.get("place") or place
         headed = headed or bool(named)
         start = found.end()
+        if start == len(text):
+            break
+        kind = KINDS.get(text[start], text[start])
     level = {"WARN": "WARNING", "FATAL": "CRITICAL"}.get(level, level)
     return Line(number, process, f"{process}{pid}", level, place, text[start:], headed)
 
 
 def parsed(lines: Iterable[str]) -> Iterator[Line]:
-    """Yield every line, taken apart."""
+    """Yield every line, taken apart; of many lines in a row that tell of served requests, only the first."""
+    served = False
     for number, raw in enumerate(lines, 1):
-        yield parse(number, raw)
+        again, served = served, raw.endswith('" 200 OK') or "Avg prompt throughput:" in raw
+        if not (served and again):
+            yield parse(number, raw[:LONGEST])

@@ -12,6 +12,7 @@ from runbook.doctor.lines import Line
 from runbook.doctor.wording import (
     ANY_EXCEPTION,
     BODY,
+    CAUSED,
     CHAINED,
     COMPILER,
     COMPILER_ECHO,
@@ -48,7 +49,8 @@ class Error:
 
     lines: list[Line] = field(default_factory=list)
     place: str = ""
-    kind: str = ""  # exception, compiler, signal, statement, handled
+    kind: str = ""  # exception, compiler, signal, statement
+    frame: Line | None = None  # the innermost frame
 
     @property
     def head(self) -> str:
@@ -92,7 +94,7 @@ class Unit:
             return 2
         if self.level in ("INFO", "DEBUG", "WARNING"):
             return 3
-        if PEER.search(error.head) or error.kind in ("statement", "handled"):
+        if PEER.search(error.head) or error.kind == "statement":
             return 1
         return 0
 
@@ -302,6 +304,7 @@ class Reader:
             elif current.active.lines:  # a traceback in the message of another, which is the outer one
                 current.errors.insert(current.at, Error(kind="exception"))
             where = f" in {frame[3]}" if frame[3] else ""
+            current.active.frame = line
             current.active.place, current.framed = f"{short(frame[1])}:{frame[2]}{where}", True
             return True
         if current and not current.active.lines:
@@ -324,7 +327,9 @@ class Reader:
     def continues(unit: Unit, line: Line, body: str) -> bool:
         """Return whether a line without a head of its own goes on with the message of an error."""
         message, kind = unit.active.lines, unit.active.kind
-        if kind == "statement" or len(message) >= MAX_MESSAGE or (message and line.headed != message[0].headed):
+        if kind == "statement":
+            return bool(CAUSED.match(body))
+        if len(message) >= MAX_MESSAGE or (message and line.headed != message[0].headed):
             return False
         if kind != "exception" and not line.headed and EXCEPTION.match(body):
             return False

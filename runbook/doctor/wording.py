@@ -307,3 +307,4 @@ PROGRESS = any_of(
     r"Starting vLLM server",
     r"backend=nccl",
 )
+CAUSED = re.compile(r"^\s*(?:Caused by:|[├╰]─[▶>]|│)\s*(.*)")  # the chain of causes as uv and pip write it
