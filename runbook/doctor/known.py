@@ -49,6 +49,19 @@ def known(cause: Cause) -> str | None:
     return min(hits)[3] if hits else None
 
 
+def classed(texts: list[str], codes: tuple[str, ...]) -> str | None:
+    """Return which of these faults the texts of an error are, innermost first."""
+    hits = [
+        (rank, depth, -len(found[0]), code)
+        for code, rank, patterns in _entries("pattern")
+        if code in codes
+        for depth, text in enumerate(texts)
+        for pattern in patterns
+        if (found := pattern.search(text))
+    ]
+    return min(hits)[3] if hits else None
+
+
 TOPICS = [
     (
         r"nvcc|ninja|ptxas|\bgcc\b|g\+\+|\bld:|error: |\.cu\b|\.so\b|triton|inductor|flashinfer|compil",

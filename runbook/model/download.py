@@ -17,7 +17,8 @@ from getpass import getuser
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from runbook.messages import Fault, run, tr
+from runbook.doctor.known import classed
+from runbook.messages import Fault, masked, run, tr
 from runbook.messages.progress import ProgressBar
 from runbook.model.directory import (
     MANIFEST,
@@ -46,6 +47,8 @@ TUNING: dict[str, int | str] = {
 }
 DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 READ_ONLY = {errno.EROFS, errno.EACCES, errno.EPERM}
+# Faults of the network with a fix of their own: certificate, proxy, DNS, too many requests, an error of the site.
+NETWORK = ("E137", "E138", "E139", "E141", "E142")
 GIB = 2**30
 
 
@@ -172,6 +175,28 @@ def causes(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
+def network_fault(texts: list[str]) -> Fault | None:
+    """Return the Fault that the texts of a network error are, innermost first, after showing the text; None if none."""
+    code = classed(texts, NETWORK)
+    if code is None:
+        return None
+    shown = next((text for text in texts if classed([text], (code,))), texts[0])
+    print(f"    {masked(' '.join(shown.split()))[:300]}", flush=True)
+    return Fault(code)
+
+
+class LastWarning(logging.Handler):
+    """Keeps the last warning of the client, which tells why it tries again; prints none."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.text = ""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep the text of the record."""
+        self.text = record.getMessage()
+
+
 class Fetch:
     """The download of one model into one directory."""
 
@@ -188,6 +213,10 @@ class Fetch:
         self.endpoint = os.environ.get("MODELSCOPE_ENDPOINT") or DEFAULT_ENDPOINT
         self.missing = 0  # bytes still to download
         self.last = ""  # the last connection error
+        self.warned = LastWarning()
+        log = logging.getLogger("modelscope_hub")  # no line for every connection error
+        log.setLevel(logging.WARNING)
+        log.handlers, log.propagate = [self.warned], False
 
     def explain(self, error: BaseException, file: str = "") -> None:
         """Raise the Fault for an error of the site, the connection or the disk; raise any other error unchanged."""
@@ -198,6 +227,12 @@ class Fetch:
         known = {"model": self.model, "revision": self.revision, "endpoint": self.endpoint}
         if numbers & DISK:
             space(self.directory, self.missing, failed=True)
+        texts = [f"{type(item).__name__}: {item}" for item in reversed(chain)]  # a certificate has the errno of EPERM
+        for item in chain:
+            if isinstance(item, errors.RateLimitError) and item.retry_after:
+                texts.insert(0, f"429 Too Many Requests, Retry-After: {item.retry_after:g} s")
+        if fault := network_fault(texts):
+            raise fault
         if numbers & READ_ONLY:
             raise Fault("E06", folder=self.directory, user=getuser(), key="MODEL_DIR")
         for item in chain:
@@ -243,8 +278,9 @@ class Fetch:
                 lost = {item.errno for item in causes(error) if isinstance(item, OSError)} & (DISK | READ_ONLY)
                 if lost or not error.retryable or type(error).__name__ == "FileIntegrityError":
                     raise
-                self.last = str(error)
-                time.sleep(1)
+                self.last = f"{type(error).__name__}: {error}"
+                asked = getattr(error, "retry_after", None) or 1  # seconds
+                time.sleep(min(float(asked), tuned("PATIENCE_SECONDS")))
 
     def all(self, files: Files, todo: list[str], done: Callable[[], None]) -> None:
         """Download the files in `todo`, large ones one after the other over many connections. Raises Fault."""
@@ -276,8 +312,11 @@ class Fetch:
                 here, grown = now, time.monotonic()
             elif time.monotonic() - grown > tuned("PATIENCE_SECONDS"):
                 shown.close()
+                reason = self.last or self.warned.text
+                if classed([reason], ("E141",)) and (fault := network_fault([reason])):
+                    raise fault
                 known = {"model": self.model, "seconds": f"{tuned('PATIENCE_SECONDS'):.0f}", "endpoint": self.endpoint}
-                raise Fault("E30", reason=self.last[:200] or tr("没有数据", "no data"), **known)
+                raise Fault("E30", reason=reason[:200] or tr("没有数据", "no data"), **known)
             shown.update(base + sum(here.values()))
         shown.close()
 
@@ -366,7 +405,6 @@ def main() -> None:
     for name, value in TUNING.items():
         os.environ.setdefault(f"MODELSCOPE_DOWNLOAD_{name}", str(value))
     os.environ["TQDM_DISABLE"] = "1"  # one progress for all files
-    logging.getLogger("modelscope_hub").setLevel(logging.ERROR)  # no line for every connection error
     try:
         fetch(directory, given.model, given.revision, given.verify)
     except OSError as error:

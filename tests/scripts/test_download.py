@@ -144,3 +144,24 @@ def test_the_token_is_never_shown(shell: Shell) -> None:
     assert done.returncode == 1
     assert "MODELSCOPE_API_TOKEN=*** is invalid" in done.stderr
     assert "two words" not in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("texts", "code"),
+    [
+        (["SSLCertVerificationError: [SSL: CERTIFICATE_VERIFY_FAILED] self-signed", "NetworkError: failed"], "E137"),
+        (["OSError: Could not find a suitable TLS CA certificate bundle, invalid path: /x"], "E137"),
+        (["ProxyError: Unable to connect to proxy", "NetworkError: failed"], "E138"),
+        (["InvalidSchema: Missing dependencies for SOCKS support."], "E138"),
+        (["gaierror: [Errno -2] Name or service not known", "NetworkError: failed"], "E139"),
+        (["RateLimitError: [429] slow down", "FileDownloadError: 1 file"], "E141"),
+        (["ServerError: 502 Server Error: Bad Gateway for url"], "E142"),
+        (["OSError: [Errno 28] No space left on device"], None),
+        (["ConnectionRefusedError: [Errno 111] Connection refused"], None),
+    ],
+)
+def test_an_error_of_the_network_is_classed_by_what_it_is(texts: list[str], code: str | None) -> None:
+    from runbook.model.download import network_fault
+
+    found = network_fault(texts)
+    assert (found.code if found else None) == code
