@@ -58,6 +58,9 @@ def cause_of(unit: Unit, kind: str = "failure") -> Cause:
     chain = [error for error in unit.errors if error.lines]
     error = unit.cause or chain[0]
     line, after = core(error), ""
+    if BUILD.search(error.head):  # the output of the compiler may stand in the errors that came from it
+        said = (core(one) for one in chain if one.kind == "exception")
+        line = next((one for one in said if COMPILER.search(one.text.strip())), line)
     later = [one for one in chain[chain.index(error) + 1 :] if one.kind == "exception"]
     if later and VAGUE.match(line.text.strip()):
         after = core(later[0]).text.strip()

@@ -1,8 +1,8 @@
 """Whether a cause is a known fault, and what to say of one that is not.
 
 An entry of faults.toml answers only if its pattern matches the cause itself, not merely some line of the log.
-pattern: in the text of the cause, or of the errors that it led to; at: in its place in the code, for when the words
-differ; request: in the line of a refused request; hang: in the last progress before a hang; rank: 1 for a text that
+pattern: in the text of the cause, or of the errors that it led to; at: in its place in the code and its text, for
+when the words alone tell little; request: in the line of a refused request; hang: in the last progress before a hang; rank: 1 for a text that
 many faults have in common.
 """
 
@@ -45,7 +45,7 @@ def known(cause: Cause) -> str | None:
     for depth, text in enumerate([] if request else cause.texts):
         look("pattern", text, depth)
     if cause.place:
-        look("at", cause.place, len(cause.texts))
+        look("at", f"{cause.place} {cause.texts[0]}", -1)
     return min(hits)[3] if hits else None
 
 

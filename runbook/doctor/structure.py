@@ -231,7 +231,8 @@ class Reader:
     def introduce(self, line: Line) -> None:
         """Let the statement before an exception of the same record count no more: it only introduces it."""
         before = self.latest.get(line.key)
-        if before and before.errors[0].kind == "statement" and line.number - before.line < 4:
+        statement = before and before.errors[0].kind == "statement" and not is_echo(before.errors[0])
+        if before and statement and line.number - before.line < 4:
             before.ignored |= not line.headed or (before.place, before.level) == (line.place, line.level)
 
     def unit(self, line: Line, kind: str) -> Unit:
