@@ -8,6 +8,7 @@ answers only if it matches that cause. Another cause is shown as it stands, and 
 import argparse
 import json
 import os
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from runbook.doctor.structure import Start
 from runbook.doctor.wording import REQUEST
 from runbook.messages import end_with_the_reader, fault_text, page_of, run, tr
 
+SILENT = 600  # seconds without a line, after which a start hangs; compiling may take minutes
 MOST_REQUESTS = 3  # kinds of refused requests that are shown
 UNKNOWN = ("E66", "E100", "E101", "E102")  # the faults of which the cause is not known
 
@@ -129,13 +131,25 @@ def of_log(starts: list[Start], whole: bool, running: bool) -> list[Finding]:
     return [finding(unfinished)] if unfinished else []
 
 
+def silence(start: Start, log: Path) -> Cause | None:
+    """Return where the start of a running server hangs: it has not got ready, and writes nothing more."""
+    seconds = int(time.time() - log.stat().st_mtime) if log.is_file() else 0
+    line = start.progress or start.last
+    if start.ready or start.serves or line is None or seconds < SILENT:
+        return None
+    return Cause("hang", line, line.process, line.place, [line.text], seconds=seconds)
+
+
 def diagnose(log: Path, recent: bool, whole: bool) -> list[Finding]:
     """Return all faults, the cause in the log first; each code once.
 
     recent: read what a step has added to the log, on standard input. whole: read all of the log, and only the log.
     """
     starts = read_input() if recent else read_file(log, whole)
-    found = of_log(starts, whole, bool(os.environ.get("SERVER_PIDS")))
+    running = bool(os.environ.get("SERVER_PIDS"))
+    found = of_log(starts, whole, running)
+    if not (found or whole or recent) and running and (cause := silence(starts[-1], log)):
+        found = [finding(cause)]
     if recent:  # a failed step has itself shown what is not known
         found = [one for one in found if one.code not in UNKNOWN]
     codes, here = {one.code for one in found}, [] if whole else machine.on_this_machine()

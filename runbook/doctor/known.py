@@ -1,9 +1,9 @@
 """Whether a cause is a known fault, and what to say of one that is not.
 
 An entry of faults.toml answers only if its pattern matches the cause itself, not merely some line of the log.
-pattern: in the text of the cause, or of the errors that it led to; at: in its place in the code and its text, for
-when the words alone tell little; request: in the line of a refused request; hang: in the last progress before a hang; rank: 1 for a text that
-many faults have in common.
+pattern: in the text of the cause, or of the errors that it led to; at: in its place in the code and its text, for when
+the words alone tell little; request: METHOD PATH STATUS of a refused request; hang: in the last progress before a hang;
+rank: 1 or more for a text that many faults have in common.
 """
 
 import re

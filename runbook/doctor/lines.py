@@ -18,10 +18,7 @@ LETTERS = {"D": "DEBUG", "I": "INFO", "W": "WARNING", "E": "ERROR", "F": "CRITIC
 HEADS = [
     (first, re.compile(pattern))
     for first, pattern in (
-        (
-            "a",
-            r"(?P<process>[a-z][a-z0-9_.-]*-[\w.-]+|[a-z][\w.-]*-\d+|vllm|ragflow|api|server)\s*\| ",
-        ),  # docker compose
+        ("a", r"(?P<process>[a-z][\w.-]{1,40})\s*\| "),  # docker compose
         (
             "d",
             r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?(?:Z|[+-]\d\d:?\d\d)[ \t](?:std(?:out|err) [FP] )?",
@@ -31,7 +28,11 @@ HEADS = [
             "A",
             r"[A-Z][a-z]{2} +\d+ \d\d:\d\d:\d\d(?:\.\d+)? \S+ (?P<process>[\w.@/-]+)(?:\[(?P<pid>\d+)\])?: ",
         ),  # journald
-        ("(", r"\((?P<process>[A-Za-z][\w.:-]*)[^()]{0,40}?\bpid=(?P<pid>\d+)[^()]{0,80}\)(?: ?\[repeated[^\]]*\])? ?"),
+        (
+            "(",
+            r"(?:\([A-Za-z][^()]{0,60}?\bpid=\d+[^()]{0,80}\) )*"
+            r"\((?P<process>[A-Za-z][\w.:-]*)[^()]{0,40}?\bpid=(?P<pid>\d+)[^()]{0,80}\)(?: ?\[repeated[^\]]*\])? ?",
+        ),
         ("[", r"\[(?P<process>rank ?\d+)\]: ?"),
         ("[", r"\[(?P<process>\d+,\d+)\]<std(?:err|out)>: ?"),
         (

@@ -329,3 +329,28 @@ def test_a_log_that_is_not_there_is_a_known_fault(shell: Shell, words: list[str]
     assert done.returncode == 1
     assert "none.log does not exist" in done.stderr
     assert "E36 docs/en/troubleshooting.md#e36" in done.stderr
+
+
+def test_a_start_that_writes_nothing_more_hangs(shell: Shell) -> None:
+    log = shell.home / "base/logs" / MACHINE / "vllm.log"
+    log.parent.mkdir(parents=True)
+    log.write_text(BEGIN + "(Worker_TP1 pid=12) INFO 01-02 03:04:05 [pynccl.py:111] vLLM is using nccl==2.29.7\n")
+    with patch.dict(os.environ, SETTINGS | {"SERVER_PIDS": "1", "PORT": "1", "PROFILE": "cpu"}):
+        assert doctor.diagnose(log, False, False) == [], "it may be compiling"
+        os.utime(log, (1, 1))
+        (found,) = doctor.diagnose(log, False, False)
+    assert found.code == "E130"
+    assert int(found.values["seconds"]) > 600
+
+
+def test_the_machine_is_looked_at_where_the_log_has_no_cause(shell: Shell) -> None:
+    log = shell.home / "base/logs" / MACHINE / "vllm.log"
+    log.parent.mkdir(parents=True)
+    shell.stand_in("dmesg", "echo '[1.0] Out of memory: Killed process 42 (VLLM::EngineCor) anon-rss:6000kB'")
+    log.write_text(BEGIN + END)
+    done = shell.script("doctor", LD_LIBRARY_PATH="/usr/local/cuda/lib64")
+    assert "E66 " in done.stdout
+    assert "on this machine: kernel log: [1.0] Out of memory: Killed process 42" in done.stdout
+    assert "on this machine: LD_LIBRARY_PATH=/usr/local/cuda/lib64" in done.stdout
+    log.write_text(BEGIN + "torch.OutOfMemoryError: CUDA out of memory\n" + END)
+    assert "on this machine" not in shell.script("doctor").stdout, "the log has told the cause"
