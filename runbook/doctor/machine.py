@@ -16,7 +16,7 @@ KILLED = re.compile(
 )
 SERVER = re.compile(r"(?i)vllm|python|Xid")
 # Variables that reach the server and change what it loads or where it writes.
-LOADING = ("LD_LIBRARY_PATH", "LD_PRELOAD", "PYTHONPATH", "PYTHONHOME", "CUDA_VISIBLE_DEVICES", "CUDA_HOME")
+LOADING = ("LD_LIBRARY_PATH", "LD_PRELOAD", "PYTHONHOME", "CUDA_VISIBLE_DEVICES", "CUDA_HOME")
 LEAST = 1024  # threads or open files; fewer are not enough for vLLM's processes
 
 

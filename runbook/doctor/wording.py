@@ -250,6 +250,7 @@ STATEMENT = any_of(
     r"^Traceback",
 )
 SUSPECT = any_of(
+    r"失败|错误|异常|无法|拒绝",
     r"\b[Ee]rrors?\b",
     r"\bERRORS?\b",
     r"\b[Ff]ail(?:ed|ure)\b",
