@@ -75,7 +75,7 @@ def finding(cause: Cause) -> Finding:
         "error": evidence + after,
         "place": f" ({place})" if place else "",
         "line": str(cause.line.number),
-        "advice": advice(evidence + after),
+        "advice": advice(evidence, clean(cause.after)),
         "seconds": str(cause.seconds),
     }
     return Finding(code, evidence, values, cause=cause)

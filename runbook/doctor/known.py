@@ -92,9 +92,9 @@ TOPICS = [
     ),
     (
         r"(?i)config|weight|tokenizer|quant|rope|architecture|shape|size mismatch|model|template",
-        "错误与模型有关：核对模型目录（./inv download 后加 --verify 校验），并在 vLLM "
+        "错误与模型有关：核对模型目录（./inv download --verify），并在 vLLM "
         "支持的模型列表中查找该模型所需的版本和参数。",
-        "The error concerns the model: verify its directory (./inv download), and check which version and "
+        "The error concerns the model: verify its directory (./inv download --verify), and check which version and "
         "options vLLM's list of supported models names for it.",
     ),
     (
@@ -112,10 +112,10 @@ def search_term(text: str) -> str:
     return " ".join(text.split())[:100].strip(" :,.")
 
 
-def advice(text: str) -> str:
-    """Return what to try in general for an error that is not known."""
-    found = next((tr(zh, en) for pattern, zh, en in TOPICS if re.search(pattern, text)), "")
-    term = search_term(text)
+def advice(text: str, outer: str = "") -> str:
+    """Return what to try in general for an unknown error. outer: the error that it led to, if that tells more."""
+    found = next((tr(zh, en) for pattern, zh, en in TOPICS if re.search(pattern, f"{text} {outer}")), "")
+    term = search_term(outer or text)
     address = f"https://github.com/vllm-project/vllm/issues?q={quote_plus(term)}"
     zh = f"用这些词搜索同样的报告：{term} （{address}）；也可以换一个较新的 vLLM 版本，或去掉 VLLM_EXTRA_ARGS 再试。"
     en = f"Search for reports with these words: {term} ({address}); or try a newer vLLM, or without VLLM_EXTRA_ARGS."

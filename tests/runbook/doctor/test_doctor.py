@@ -35,13 +35,13 @@ END = """\
 """
 
 
-def told(shell: Shell, text: str, **more: object) -> list[dict[str, str]]:
+def told(shell: Shell, text: str, **more: object) -> list[dict[str, Any]]:
     """The doctor's findings in a file with this text."""
     log = shell.home / "a.log"
     log.write_text(text, "utf-8")
     done = shell.script("doctor", "--json", "--log", log, timeout=60, **more)
     assert done.stdout, done.stderr
-    found: list[dict[str, str]] = json.loads(done.stdout)
+    found: list[dict[str, Any]] = json.loads(done.stdout)
     assert done.returncode == (1 if found else 0)
     return found
 
