@@ -13,6 +13,7 @@ from runbook.doctor.lines import COLOUR, parsed
 from runbook.doctor.structure import Start, read
 from runbook.messages import masked, tr
 
+EXCEPTION_INSIDE = re.compile(r"\b(?:\w+\.)*[A-Z]\w*(?:Error|Exception): .+")
 NEWEST = 20_000_000  # bytes that are read from the end of the server's own log
 
 
@@ -51,7 +52,9 @@ def first_error(starts: list[Start]) -> str | None:
     for start in reversed(starts):
         cause = failure(start) or next(iter(refusals(start)), None)
         if cause and cause.kind != "died":
-            return clean(cause.line.text)
+            text = clean(cause.line.text)
+            exception = EXCEPTION_INSIDE.search(text)
+            return exception[0] if exception else text
     return None
 
 
