@@ -1,14 +1,16 @@
 """The runbook's tasks, one for each step. A step runs scripts/NAME.sh; docs/*/*NAME.md explains it."""
 
+import os
 import shlex
 import signal
 
 from invoke import Collection, Context
 
-from runbook import steps, walkthrough
+from runbook import members, steps, walkthrough
 from runbook.settings import load
 from runbook.steps import flags, run_script, run_step, run_until_ctrl_c, task
 
+ALL = {"all": "deploy --rag 的全部服务 · Every server of deploy --rag"}
 signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `./inv … | head` ends like any other command
 
 
@@ -16,13 +18,21 @@ signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `./inv … | head` ends like an
     help={
         "dry": "只显示命令，不改变任何东西 · Only show the commands",
         "step": "每一步先讲解再询问 · Explain each step, and ask",
+        "rag": "再部署向量模型等 · Also an embedding model and, if set, a reranker",
         "from": "从这一步开始 · Begin with this step",
         "to": "到这一步为止 · End with this step",
     }
 )
-def deploy(c: Context, dry: bool = False, step: bool = False, from_: str | None = None, to: str | None = None) -> None:
+def deploy(
+    c: Context,
+    dry: bool = False,
+    step: bool = False,
+    rag: bool = False,
+    from_: str | None = None,
+    to: str | None = None,
+) -> None:
     """按顺序执行全部步骤 · Run all steps, to a real answer."""
-    (walkthrough if step else steps).deploy(dry, from_, to)
+    (walkthrough if step else steps).deploy(dry, from_, to, members.deploy if rag else steps.nothing_more)
 
 
 @task(
@@ -94,10 +104,10 @@ def tmux_attach(c: Context) -> None:
     run_until_ctrl_c("tmux-attach")
 
 
-@task(help={"json": "输出 JSON · Print JSON"})
-def status(c: Context, json: bool = False) -> None:
+@task(help={"json": "输出 JSON · Print JSON", **ALL})
+def status(c: Context, json: bool = False, all: bool = False) -> None:
     """4.2 查看状态 · Show the server's state; exit 0 only when ready."""
-    run_until_ctrl_c("status", *flags(json=json))
+    members.run(all, lambda: run_until_ctrl_c("status", *flags(json=json)))
 
 
 @task(
@@ -105,35 +115,36 @@ def status(c: Context, json: bool = False) -> None:
         "follow": "持续显示新内容 · Keep showing new lines",
         "since": "从何时起，如 10m、2h · Since when, such as 10m or 2h",
         "errors": "只看错误 · Only the errors",
+        **ALL,
     }
 )
-def logs(c: Context, follow: bool = False, since: str = "", errors: bool = False) -> None:
+def logs(c: Context, follow: bool = False, since: str = "", errors: bool = False, all: bool = False) -> None:
     """4.2 查看日志 · Show the server's log."""
-    run_until_ctrl_c("logs", *flags(follow=follow, since=since, errors=errors))
+    members.run(all, lambda: run_until_ctrl_c("logs", *flags(follow=follow, since=since, errors=errors)))
 
 
-@task
-def restart(c: Context) -> None:
+@task(help=ALL)
+def restart(c: Context, all: bool = False) -> None:
     """4.2 重启服务 · Restart the server with the current settings."""
-    run_until_ctrl_c("restart")
+    members.run(all, lambda: run_until_ctrl_c("restart"))
 
 
-@task
-def boot_on(c: Context) -> None:
+@task(help=ALL)
+def boot_on(c: Context, all: bool = False) -> None:
     """4.3 开机自动启动 · Start the server at boot."""
-    run_until_ctrl_c("boot-on")
+    members.run(all, lambda: run_until_ctrl_c("boot-on"))
 
 
-@task
-def boot_off(c: Context) -> None:
+@task(help=ALL)
+def boot_off(c: Context, all: bool = False) -> None:
     """4.3 取消开机启动 · Disable start at boot."""
-    run_until_ctrl_c("boot-off")
+    members.run(all, lambda: run_until_ctrl_c("boot-off"))
 
 
-@task
-def stop(c: Context) -> None:
+@task(help=ALL)
+def stop(c: Context, all: bool = False) -> None:
     """4.2 停止服务 · Stop the server and check that nothing is left."""
-    run_until_ctrl_c("stop")
+    members.run(all, lambda: run_until_ctrl_c("stop"))
 
 
 @task
@@ -162,6 +173,12 @@ def bench(c: Context, requests: str = "", concurrency: str = "", input: str = ""
 
 
 @task
+def ragflow_preflight(c: Context) -> None:
+    """6 检查 RAGFlow 的机器 · Check that this machine can run RAGFlow."""
+    run_script("ragflow-preflight", settings=load())
+
+
+@task
 def ragflow_notes(c: Context) -> None:
     """6 RAGFlow 填写说明 · Show what to enter in RAGFlow."""
     run_step("ragflow-notes")
@@ -173,10 +190,10 @@ def plan(c: Context, json: bool = False) -> None:
     run_script("plan", *flags(json=json), settings=load())
 
 
-@task(help={"log": "改看这个日志 · Another log", "json": "输出 JSON · Print JSON"})
-def doctor(c: Context, log: str = "", json: bool = False) -> None:
+@task(help={"log": "改看这个日志 · Another log", "json": "输出 JSON · Print JSON", **ALL})
+def doctor(c: Context, log: str = "", json: bool = False, all: bool = False) -> None:
     """诊断失败原因 · Name the cause of a failure, and the fix."""
-    run_script("doctor", *flags(log=log, json=json), settings=load())
+    members.run(all, lambda: run_script("doctor", *flags(log=log, json=json), settings=load()))
 
 
 @task(
@@ -199,7 +216,22 @@ def ragflow_check(c: Context, base_url: str = "", model: str = "", max_tokens: i
 )
 def ragflow_register(c: Context, base_url: str = "", remove: bool = False) -> None:
     """6 在 RAGFlow 中登记 · Register the server in RAGFlow, and ask a question there."""
-    run_script("ragflow-register", *flags(base_url=base_url, remove=remove), settings=load())
+    words = flags(base_url=base_url, remove=remove)
+    members.run(True, lambda: run_script("ragflow-register", *words, settings=load()), backwards=remove)
+
+
+@task(
+    positional=["question"],
+    help={
+        "question": "问题，不写则问默认的一句 · Without it: a default question",
+        "docs": "文档目录，默认为本项目的文档 · The directory, default: the project's pages",
+        "remove": "全部撤回 · Remove everything that was created",
+    },
+)
+def ragflow_ask(c: Context, question: str | None = None, docs: str = "", remove: bool = False) -> None:
+    """6 就自己的文档提问 · Ask RAGFlow a question over your own documents."""
+    words = flags(docs=docs and os.path.abspath(docs), remove=remove) + ([question] if question else [])
+    run_script("ragflow-ask", *words, settings=load())
 
 
 @task(help={"output": "写入文件，默认输出到屏幕 · Write to a file instead of the screen"})
@@ -246,7 +278,7 @@ def record(c: Context) -> None:
 
 namespace = Collection(
     deploy, explain, preflight, mkdirs, venv, install, download, port_check, serve, tmux_start, tmux_ls, tmux_attach,
-    status, logs, stop, restart, boot_on, boot_off, curl_test, chat, bench, ragflow_notes, ragflow_check,
-    ragflow_register, plan, doctor, export, test, lint,
+    status, logs, stop, restart, boot_on, boot_off, curl_test, chat, bench, ragflow_preflight, ragflow_notes,
+    ragflow_check, ragflow_register, ragflow_ask, plan, doctor, export, test, lint,
 )  # fmt: skip
 namespace.add_collection(Collection("dev", docs, lock, record))

@@ -19,7 +19,8 @@ from runbook.messages import Fault, set_language, tr
 Settings = Mapping[str, str]  # every key as text, and ENV_FILE, the settings file, which may not exist yet
 EXAMPLE = ROOT / ".env.example"
 GPU_MODEL = "Qwen/Qwen3-4B-Instruct-2507"
-DEMO_NAME = "SmolLM2-135M-Instruct"
+# The embedded models, which the package index carries.
+EMBEDDED = {"demo": "SmolLM2-135M-Instruct", "demo-embedding": "all-MiniLM-L6-v2"}
 
 _ASSIGNMENT = re.compile(r"\s*(?:export[ \t]+)?([A-Za-z_][A-Za-z0-9_]*)[ \t]*=")
 _REFERENCE = re.compile(r"\$\{([^}:]*)(?::-([^}]*))?\}")
@@ -122,9 +123,11 @@ def load(environ: Mapping[str, str] | None = None) -> Settings:
         values["PROFILE"] = "gpu" if has_gpu() else "cpu"
     if chosen == "auto":
         values["MODEL_ID"] = GPU_MODEL if values["PROFILE"] == "gpu" else "demo"
-    name = DEMO_NAME if values["MODEL_ID"] == "demo" else values["MODEL_ID"].split("/")[-1]
+    name = EMBEDDED.get(values["MODEL_ID"]) or values["MODEL_ID"].split("/")[-1]
     if chosen == "auto" and directory:  # the directory was chosen, not the model
         name = os.path.basename(directory) or name
     values["MODEL_DIR"] = directory or f"{values['BASE_DIR']}/models/{name}"
-    values["SERVED_MODEL_NAME"] = values["SERVED_MODEL_NAME"] or name
+    # RAGFlow cuts a name at ___, as ModelScope's cache writes a dot, and separates parts of a name with @.
+    safe = re.sub(r"[@ ]", "-", name.replace("___", ".")).lstrip("-")
+    values["SERVED_MODEL_NAME"] = values["SERVED_MODEL_NAME"] or safe or name
     return MappingProxyType(values | {"ENV_FILE": str(env_file)})

@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -240,8 +241,15 @@ def chosen(first: str | None, last: str | None) -> list[str]:
     return picked
 
 
-def deploy(dry: bool, first: str | None, last: str | None) -> None:
-    """Run every step in order; those that are done are only reported. Raises Exit at the first failure."""
+def nothing_more(dry: bool) -> None:
+    """Deploy no further server."""
+
+
+def deploy(dry: bool, first: str | None, last: str | None, more: Callable[[bool], None] = nothing_more) -> None:
+    """Run every step in order; those that are done are only reported. Raises Exit at the first failure.
+
+    more(dry): deploys further servers, see members.py.
+    """
     dry = dry or dry_wanted()
     names, settings, began = chosen(first, last), load(), time.monotonic()
     opening(settings)
@@ -256,6 +264,7 @@ def deploy(dry: bool, first: str | None, last: str | None) -> None:
         except Exit as error:  # the failure is reported; show the other steps too
             if isinstance(error, Interrupted):
                 raise
+    more(dry)
     closing(dry, last, began)
 
 

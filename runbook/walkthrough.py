@@ -193,8 +193,11 @@ def walk_step(name: str, again: str, dry: bool) -> bool:
     return True
 
 
-def deploy(dry: bool, first: str | None, last: str | None) -> None:
-    """Walk through the steps. Raises Exit unless no step was skipped, or the server gave an answer."""
+def deploy(dry: bool, first: str | None, last: str | None, more: Callable[[bool], None] = steps.nothing_more) -> None:
+    """Walk through the steps. Raises Exit unless no step was skipped, or the server gave an answer.
+
+    more(dry): deploys further servers afterwards, without questions; see members.py.
+    """
     dry = dry or steps.dry_wanted()
     names, began, skipped, left = steps.chosen(first, last), time.monotonic(), [], False
     if not (dry or sys.stdin.isatty()):
@@ -225,4 +228,5 @@ def deploy(dry: bool, first: str | None, last: str | None) -> None:
     answered = "curl-test" in names and inv("curl-test") not in skipped
     if left or (skipped and not answered):
         raise Exit(code=1)
+    more(dry)
     steps.closing(dry, last, began)

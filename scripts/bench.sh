@@ -8,7 +8,9 @@ source "$ROOT/scripts/lib/server.sh"
 as_started tell
 source "$ROOT/scripts/lib/ragflow.sh" # server_context
 
+kind=$(model_kind) || exit 1
 declare -A of=([requests]=8 [concurrency]=4 [input]=256 [output]=64)
+[[ $kind == chat ]] || of[input]=200 # the embedded embedding model takes 256 with its own marks
 while (($#)); do
   [[ $1 =~ ^--(requests|concurrency|input|output)$ && ${2:-} =~ ^[1-9][0-9]{0,6}$ ]] ||
     die E70 "script=bench" "word=$*" "usage=./inv bench --requests 8 --concurrency 4 --input 256 --output 64"
@@ -18,10 +20,14 @@ done
 planned || [[ -x $VENV_DIR/bin/vllm ]] || die E21 "missing=$VENV_DIR/bin/vllm" step=install
 planned || must_be_ready
 
-args=(--backend openai-chat --endpoint /v1/chat/completions) # the route that RAGFlow uses
-args+=(--base-url "$(base_url)" --model "$SERVED_MODEL_NAME" --tokenizer "$MODEL_DIR")
-args+=(--dataset-name random --random-input-len "${of[input]}" --random-output-len "${of[output]}" --ignore-eos)
-args+=(--temperature 0 --num-prompts "${of[requests]}" --max-concurrency "${of[concurrency]}")
+case $kind in # the routes that RAGFlow uses
+  chat) args=(--backend openai-chat --endpoint /v1/chat/completions --dataset-name random) ;;
+  embedding) args=(--backend openai-embeddings --endpoint /v1/embeddings --dataset-name random) ;;
+  rerank) args=(--backend vllm-rerank --endpoint /v1/rerank --dataset-name random-rerank --random-batch-size 16) ;;
+esac
+args+=(--base-url "$(base_url)" --model "$SERVED_MODEL_NAME" --tokenizer "$MODEL_DIR" --random-input-len "${of[input]}")
+[[ $kind != chat ]] || args+=(--random-output-len "${of[output]}" --ignore-eos --temperature 0)
+args+=(--num-prompts "${of[requests]}" --max-concurrency "${of[concurrency]}")
 [[ $TRUST_REMOTE_CODE == false ]] || args+=(--trust-remote-code)
 printf '    $ export OPENAI_API_KEY=%s\n' "\"\$API_KEY\"" # in the environment: a command line is public
 run source "$ROOT/scripts/lib/caches.sh"

@@ -12,6 +12,8 @@ python=$VENV_DIR/bin/python
 planned || [[ -x $python ]] || die E21 "missing=$python" step=install
 as_started tell
 planned || must_be_ready
+kind=$(model_kind) || exit 1
+[[ $kind == chat ]] || die E205 "name=$SERVED_MODEL_NAME" "kind=$kind"
 trap : INT # the module handles Ctrl-C itself
 export API_KEY BASE_URL
 BASE_URL=$(base_url)/v1

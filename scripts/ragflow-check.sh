@@ -17,6 +17,6 @@ if [[ -n $CONTAINER ]]; then
   printf "    $ printf 'Authorization: Bearer %%s' \"\$API_KEY\" | %s\n" "$(quote "${request[@]}")"
   dry || CONTAINER_SAYS=$(printf 'Authorization: Bearer %s' "$API_KEY" | "${request[@]}" 2>/dev/null || true)
 fi
-EMBEDS=$(embeds && echo 1 || true)
-export EMBEDS CONTAINER CONTAINER_SAYS=${CONTAINER_SAYS:-}
+KIND=$(model_kind) || exit 1
+export KIND CONTAINER CONTAINER_SAYS=${CONTAINER_SAYS:-}
 run_module "$python" ragflow.check "$@"

@@ -16,8 +16,11 @@ else
 fi
 loopback || LAN_URL=${LAN_URL:-http://$(pick 本机地址 THIS-MACHINE):$PORT/v1}
 type=chat default="LLM" older=$(pick 聊天模型 "Chat model") call=$(pick 不选 off)
-if embeds; then
+kind=$(model_kind) || exit 1
+if [[ $kind == embedding ]]; then
   type=embedding default=Embedding older=$(pick 嵌入模型 "Embedding model")
+elif [[ $kind == rerank ]]; then
+  type=rerank default=Rerank older=$(pick 重排序模型 "Rerank model")
 elif [[ -n $(tool_parser) || $VLLM_EXTRA_ARGS == *--tool-call-parser* ]]; then
   call=$(pick 选上 on)
 fi
@@ -41,7 +44,7 @@ if [[ $(lang) == zh ]]; then
     v0.20 到 v0.24 的页面
       右上角头像 → Model providers → 待添加的模型 Models to be added → VLLM → 添加 Add → 填上面的值 → 确定 OK
       然后 设置默认模型 Set default models → $older → $SERVED_MODEL_NAME
-    检索除对话模型外还需要一个向量模型，可用第二个设置文件再启动一个服务：docs/zh/6-ragflow-register.md
+    检索除对话模型外还需要一个向量模型：./inv deploy --rag（docs/zh/6-ragflow-register.md）
     不想点页面：./inv ragflow-register；有问题：./inv ragflow-check
 TEXT
 else
@@ -63,7 +66,7 @@ else
     The pages of v0.20 to v0.24
       your avatar → Model providers → Models to be added 待添加的模型 → VLLM → Add 添加 → the values above → OK 确定
       then Set default models 设置默认模型 → $older → $SERVED_MODEL_NAME
-    Retrieval needs an embedding model besides the chat model; a second settings file serves one: docs/en/6-ragflow-register.md
+    Retrieval needs an embedding model besides the chat model: ./inv deploy --rag (docs/en/6-ragflow-register.md)
     Without the clicks: ./inv ragflow-register. When something is wrong: ./inv ragflow-check
 TEXT
 fi

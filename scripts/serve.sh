@@ -54,8 +54,11 @@ args+=(--max-model-len "$MAX_MODEL_LEN")
 args+=(--middleware runbook.server.middleware.ApiKeyMiddleware --disable-fastapi-docs --shutdown-timeout "$drain")
 args+=(--disable-access-log-for-endpoints '/health,/metrics') # the watchdog requests them every five seconds
 [[ $TRUST_REMOTE_CODE == false ]] || args+=(--trust-remote-code)
-if embeds; then
-  [[ $VLLM_EXTRA_ARGS == *--runner* ]] || args+=(--runner pooling)
+kind=$(model_kind) || exit 1
+if [[ $kind != chat ]]; then
+  options=$(model_kind options) || exit 1
+  mapfile -t options <<<"$options"
+  [[ -z ${options[0]} ]] || args+=("${options[@]}")
 elif [[ -n $(tool_parser) && $VLLM_EXTRA_ARGS != *tool-c* ]]; then # agents need it; the user's own options have precedence
   args+=(--enable-auto-tool-choice --tool-call-parser "$(tool_parser)")
 fi

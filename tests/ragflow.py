@@ -5,6 +5,7 @@ Its probe and its chat really ask the base URL, so it can stand before the real 
 """
 
 import json
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.error import HTTPError
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 from urllib.request import ProxyHandler, Request, build_opener
 
 TOKEN = "ragflow-stand-in-t0ken"
@@ -45,10 +46,14 @@ class Ragflow:
     broken: dict[str, tuple[Any, ...]] = field(default_factory=dict)
     calls: list[tuple[str, str, Any]] = field(default_factory=list)
     serial: int = 0
+    datasets: dict[str, dict[str, Any]] = field(default_factory=dict)
+    chats: dict[str, dict[str, Any]] = field(default_factory=dict)
+    unparsable: str = ""  # documents whose name has this in it end as FAIL
+    looks: int = 2  # listings until a document is parsed
 
     def state(self) -> str:
         """Everything that is stored, to compare."""
-        return repr((self.providers, self.defaults))
+        return repr((self.providers, self.defaults, self.datasets, self.chats))
 
     def changes(self) -> list[str]:
         """The calls that may have changed something."""
@@ -71,6 +76,9 @@ class Ragflow:
             if kind == "embedding":
                 body: dict[str, Any] = {"model": name, "input": ["Test if the api key is available"]}
                 post(f"{url}/embeddings", key, body, self.probe_seconds)
+            elif kind == "rerank":
+                body = {"model": name, "query": "Who are you?", "documents": ["Hi", "there"], "top_n": 2}
+                post(f"{url}/rerank", key, body, self.probe_seconds)
             else:
                 messages = [{"role": "user", "content": "Hi"}]
                 body = {"messages": messages, "model": name, "stream": True, "temperature": 0.9}
@@ -85,13 +93,13 @@ class Ragflow:
         """As v0.27 verifies; empty when one model passed."""
         said, passed = "", False
         for model in models:
-            for kind in [word for word in model.get("model_type") or [] if word in ("chat", "embedding")]:
+            for kind in [word for word in model.get("model_type") or [] if word in ("chat", "embedding", "rerank")]:
                 try:
                     why = self.try_model(model["model_name"], kind, key, base_url)
                 except OSError:
                     why = "No valid response received"
                 name = model["model_name"]
-                label = f"model(VLLM/{name})" if kind == "chat" else f"embedding model({name})"
+                label = f"embedding model({name})" if kind == "embedding" else f"model(VLLM/{name})"
                 if why == "timeout":
                     said += f"\nTimeout accessing {label}."
                 elif why:
@@ -105,6 +113,8 @@ class Ragflow:
         old, minor = self.version < "0.26", path.removeprefix("/api/v1")
         if path.startswith("/api/v1/system/version") and self.version >= "0.25.1":
             return 200, {"code": 0, "data": self.version, "message": "success"}
+        if minor == "/system/ping":
+            return 200, b"pong"
         if minor == "/language" and self.version >= "0.27":
             return 200, {"code": 0, "data": {"language": "python"}, "message": "success"}
         missing = (404, {"code": 404, "data": None, "error": "Not Found", "message": f"Not Found: {path}"})
@@ -116,6 +126,8 @@ class Ragflow:
             return 401, {"code": 401, "data": None, "message": "<Unauthorized '401: Unauthorized'>"}
         if old:  # enough to be recognized
             return (200, {"code": 0, "data": {}, "message": "success"}) if "/my_llms" in path else missing
+        minor, _, rest = minor.partition("?")
+        query = dict(parse_qsl(rest))
         words = [unquote(word) for word in minor.strip("/").split("/")]
         if words[0] == "providers":
             return self.provider(method, words[1:], body)
@@ -123,6 +135,10 @@ class Ragflow:
             return self.default(method, body)
         if words == ["chat", "completions"]:
             return self.chat(body)
+        if words[0] == "datasets":
+            return self.dataset(method, words[1:], query, body)
+        if words[0] == "chats":
+            return self.chat_of_documents(method, words[1:], body)
         return missing
 
     def provider(self, method: str, words: list[str], body: Any) -> Reply:
@@ -202,7 +218,7 @@ class Ragflow:
         if set(item) - {"model_name", "model_type", "max_tokens", "extra"}:
             raise ValueError("unexpected keyword argument")
         extra = item["extra"] | {"max_tokens": item["max_tokens"], "verify": "success"}
-        kinds = [word for word in item["model_type"] if word in ("chat", "embedding", "vision")]
+        kinds = [word for word in item["model_type"] if word in ("chat", "embedding", "rerank", "vision")]
         return {
             "extra": extra, "features": [], "max_tokens": item["max_tokens"], "model_type": kinds,
             "name": item["model_name"], "rank": 500, "status": "active", "verify": "success",
@@ -300,6 +316,166 @@ class Ragflow:
         data = {"answer": text, "audio_binary": None, "created_at": 1.0, "id": "c1", "prompt": "", "session_id": ""}
         return 200, {"code": 0, "data": data | {"reference": {"chunks": []}}, "message": "success"}
 
+    # Knowledge bases and the chats over them.
+
+    def number(self, kind: str) -> str:
+        self.serial += 1
+        return f"{kind}{self.serial}"
+
+    def dataset(self, method: str, words: list[str], query: dict[str, str], body: Any) -> Reply:
+        def no(code: int, said: str) -> Reply:
+            return 200, {"code": code, "message": said}
+
+        if not words and method == "POST":
+            if "name" not in body:
+                return no(101, "Field: <name> - Message: <Field required> - Value: <{}>")
+            if not (model := body.get("embedding_model") or self.defaults.get("embedding")):
+                return no(102, "Model None not found for model embedding")
+            names, name = {one["name"] for one in self.datasets.values()}, body["name"]
+            name = f"{name}(1)" if name in names else name
+            one = {"id": self.number("d"), "name": name, "embedding_model": model, "chunk_method": "naive"}
+            self.datasets[one["id"]] = one | {"docs": {}}
+            return 200, {"code": 0, "data": one}
+        if not words and method == "GET":
+            asked = query.get("id") or query.get("name")
+            rows = [one for one in self.datasets.values() if asked in (None, one["id"], one["name"])]
+            if not rows and asked:
+                return no(102, f"User 'u1' lacks permission for dataset '{asked}'")
+            return 200, {"code": 0, "data": [{key: one[key] for key in one if key != "docs"} for one in rows]}
+        if not words and method == "DELETE":
+            unwanted: list[str] = body.get("ids") or []
+            if set(unwanted) - set(self.datasets):
+                return no(102, f"User 'u1' lacks permission for dataset '{unwanted[0]}'")
+            for key in unwanted:
+                del self.datasets[key]
+            return 200, {"code": 0, "data": {"success_count": len(unwanted)}}
+        if words[0] not in self.datasets:
+            return no(102, f"You don't own the dataset {words[0]}.")
+        held: dict[str, dict[str, Any]] = self.datasets[words[0]]["docs"]
+        if words[1:] == ["documents"] and method == "POST":
+            return self.uploaded(held, body)
+        if words[1:] == ["documents"] and method == "GET":
+            self.parse_on(held)
+            size, page = int(query.get("page_size", 30)), int(query.get("page", 1))
+            rows = [{key: row[key] for key in row if key not in ("content", "looks")} for row in held.values()]
+            return 200, {"code": 0, "data": {"docs": rows[(page - 1) * size : page * size], "total": len(rows)}}
+        if words[1:] == ["documents"] and method == "DELETE":
+            for one in body.get("ids") or []:
+                if one not in held:
+                    return no(102, f"Documents not found: ['{one}']")
+                del held[one]
+            return 200, {"code": 0, "data": {"deleted": len(body.get("ids") or [])}}
+        if words[1:] == ["chunks"] and method == "POST":
+            for one in body["document_ids"]:
+                if held[one]["run"] == "RUNNING":
+                    return no(102, "Can't parse document that is currently being processed")
+                held[one] |= {"run": "RUNNING", "progress": 0.1, "looks": self.looks}
+            return 200, {"code": 0}
+        return 200, {"code": 100, "data": None, "message": "<MethodNotAllowed '405: Method Not Allowed'>"}
+
+    def uploaded(self, held: dict[str, dict[str, Any]], body: bytes) -> Reply:
+        found = re.search(
+            rb'name="file"; filename="([^"]*)"\r\n.*?\r\n\r\n(.*)\r\n--[^\r]+--\r\n$', body or b"", re.DOTALL
+        )
+        if not found:
+            return 200, {"code": 101, "message": "No file part!"}
+        name, content = found[1].decode(), found[2].decode("utf-8", "replace")
+        if name.rpartition(".")[2] not in ("md", "txt", "pdf", "docx"):
+            return 200, {"code": 500, "message": f"{name}: This type of file has not been supported yet!"}
+        if name in {row["name"] for row in held.values()}:
+            stem, _, ending = name.rpartition(".")
+            name = f"{stem}(1).{ending}"
+        row: dict[str, Any] = {
+            "id": self.number("doc"),
+            "name": name,
+            "run": "UNSTART",
+            "progress": 0.0,
+            "progress_msg": "",
+        }
+        held[row["id"]] = row | {"chunk_count": 0, "token_count": 0, "content": content, "looks": 0}
+        return 200, {"code": 0, "data": [row]}
+
+    def parse_on(self, held: dict[str, dict[str, Any]]) -> None:
+        for row in held.values():
+            if row["run"] != "RUNNING":
+                continue
+            row["looks"] -= 1
+            row["progress"] = 0.5
+            if row["looks"] > 0:
+                continue
+            why = self.embed_all(row["content"])
+            if self.unparsable and self.unparsable in row["name"]:
+                why = "broken file"
+            if why:
+                row |= {
+                    "run": "FAIL",
+                    "progress": -1,
+                    "progress_msg": f"10:00:00 Task has been received.\n10:00:01 [ERROR]{why}",
+                }
+            else:
+                row |= {"run": "DONE", "progress": 1.0, "chunk_count": 1 if row["content"].strip() else 0}
+
+    def embed_all(self, content: str) -> str:
+        """Really asks the embedding model; the reason for which it failed."""
+        name, instance, provider = self.defaults["embedding"].rsplit("@", 2)
+        one = self.providers.get(provider, {}).get(instance)
+        if not one:
+            return "LookupError"
+        try:
+            post(
+                f"{self.reach(one['base_url'])}/embeddings",
+                one["api_key"],
+                {"model": name, "input": [content[:200]]},
+                60,
+            )
+        except OSError as error:
+            return f"Fail to bind embedding model: {error}"
+        return ""
+
+    def chat_of_documents(self, method: str, words: list[str], body: Any) -> Reply:
+        def no(code: int, said: str) -> Reply:
+            return 200, {"code": code, "data": None, "message": said}
+
+        def yes(data: Any) -> Reply:
+            return 200, {"code": 0, "data": data, "message": "success"}
+
+        if not words and method == "POST":
+            if body["name"] in {one["name"] for one in self.chats.values()}:
+                return no(102, "duplicated chat name in creating chat")
+            one = {"id": self.number("c"), "name": body["name"], "dataset_ids": body["dataset_ids"], "rerank_id": ""}
+            self.chats[one["id"]] = one
+            return yes(one)
+        if not words and method == "DELETE":
+            if set(body["ids"]) - set(self.chats):
+                return no(102, f"Chat {body['ids'][0]} not found")
+            for one_id in body["ids"]:
+                del self.chats[one_id]
+            return yes({"success_count": len(body["ids"])})
+        if words[0] not in self.chats:
+            return no(102, "You do not own the chat.")
+        if words[1:] == ["sessions"]:
+            return yes({"id": self.number("s"), "name": body["name"]})
+        docs = [row for one in self.chats[words[0]]["dataset_ids"] for row in self.datasets[one]["docs"].values()]
+        asked = set(re.findall(r"\w+", body["question"].lower()))
+        scored = [
+            (len(asked & set(re.findall(r"\w+", row["content"].lower()))) / max(1, len(asked)), row) for row in docs
+        ]
+        best = sorted(
+            (pair for pair in scored if pair[0] > 0.1 and pair[1]["run"] == "DONE"), key=lambda pair: -pair[0]
+        )
+        chunks = [
+            {"document_name": row["name"], "content": row["content"], "similarity": score} for score, row in best[:6]
+        ]
+        if not chunks:
+            return yes({"answer": "Sorry! No relevant content was found", "reference": {"chunks": []}, "prompt": ""})
+        name, instance, provider = self.defaults["chat"].rsplit("@", 2)
+        one = self.providers.get(provider, {}).get(instance) or {"base_url": "http://127.0.0.1:9", "api_key": "x"}
+        prompt = "".join(chunk["content"] for chunk in chunks)[:500]
+        status, reply = self.said(one["base_url"], one["api_key"], name, f"{prompt}\n{body['question']}")
+        if "**ERROR**" not in reply["data"]["answer"]:
+            reply["data"] |= {"answer": f"{reply['data']['answer']} [ID:0]", "reference": {"chunks": chunks}}
+        return status, reply
+
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
@@ -308,7 +484,8 @@ class _Handler(BaseHTTPRequestHandler):
     def _do(self) -> None:
         size = int(self.headers.get("Content-Length") or 0)
         raw = self.rfile.read(size)
-        self.reply(*self.state_reply(json.loads(raw) if raw else None))
+        form = str(self.headers.get("Content-Type")).startswith("multipart/")
+        self.reply(*self.state_reply(raw if form else json.loads(raw) if raw else None))
 
     do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = _do
 
@@ -362,7 +539,7 @@ class Model:
     key: str = "k3y"
     context: int = 8192
     tools: bool = False
-    embeds: bool = False
+    kind: str = "chat"  # or embedding, rerank
     answer: str = "I am a stand-in."
     slow: float = 0
 
@@ -374,13 +551,20 @@ class _ModelHandler(_Handler):
             return 401, {"error": "Unauthorized"}
         if self.path == "/v1/models":
             return 200, {"object": "list", "data": [{"id": state.name, "max_model_len": state.context}]}
-        if self.path != ("/v1/embeddings" if state.embeds else "/v1/chat/completions"):
+        routes = {"chat": "/v1/chat/completions", "embedding": "/v1/embeddings", "rerank": "/v1/rerank"}
+        if self.path != routes[state.kind]:
             return 404, {"detail": "Not Found"}
         if body["model"] != state.name:
             return 404, {"error": {"message": f"The model `{body['model']}` does not exist."}}
         time.sleep(state.slow)
-        if state.embeds:
+        if state.kind == "embedding":
             return 200, {"data": [{"index": 0, "embedding": [0.1, 0.2]}]}
+        if state.kind == "rerank":
+            rows = [
+                {"index": n, "document": {"text": text}, "relevance_score": 0.5}
+                for n, text in enumerate(body["documents"])
+            ]
+            return 200, {"results": rows, "usage": {"total_tokens": 8}}
         if body.get("tools") and not state.tools:
             return 400, {"error": {"message": '"auto" tool choice requires --enable-auto-tool-choice'}}
         if body.get("stream"):

@@ -1,6 +1,7 @@
 """What the pages repeat is what the code says, in both languages; and the rules by which the pages are executed."""
 
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from runbook.settings import EXAMPLE, read_file, rules
 from runbook.steps import STEPS
 from tests.conftest import MACHINE, Shell
 from tests.pages import LANGS, blocks, commands, fences, pages, plain, same
-from tests.test_house import SCRIPTS, TASKS
+from tests.test_house import SCRIPTS, TASKS, pages_of
 
 NAMES = sorted(path.name for path in (ROOT / "docs/en").glob("*.md"))
 SECTIONS = {
@@ -26,10 +27,14 @@ def page(lang: str, name: str) -> str:
     return (ROOT / "docs" / lang / name).read_text("utf-8")
 
 
-def door(lang: str, name: str) -> str:
+def path_of(lang: str, name: str) -> Path:
     """The page of a script."""
-    (found,) = (ROOT / "docs" / lang).glob(f"*-{name}.md")
-    return found.read_text("utf-8")
+    (found,) = pages_of(lang, name)
+    return found
+
+
+def door(lang: str, name: str) -> str:
+    return path_of(lang, name).read_text("utf-8")
 
 
 def test_every_page_is_there_in_both_languages_and_listed() -> None:
@@ -71,7 +76,7 @@ def test_a_steps_page_has_its_sections_in_order(name: str, lang: str) -> None:
 @pytest.mark.parametrize("lang", LANGS)
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_verify_has_a_command_and_its_output(name: str, lang: str) -> None:
-    (path,) = (ROOT / "docs" / lang).glob(f"*-{name}.md")
+    path = path_of(lang, name)
     lines = path.read_text("utf-8").splitlines()
     begin = lines.index(f"## {SECTIONS[lang][2]}") + 1
     end = lines.index(f"## {SECTIONS[lang][3]}") + 1
@@ -170,7 +175,7 @@ def test_what_it_runs_is_what_the_script_shows(name: str, settings: dict[str, ob
     (shell.home / ".config/systemd/user/vllm-runbook-a-server-some-host.service").write_text(
         "# vllm-runbook /base_dir/here/run/a-server\n"
     )
-    (path,) = (ROOT / "docs/en").glob(f"*-{name}.md")
+    path = path_of("en", name)
     told = [*blocks(path, "en"), *blocks(ROOT / "docs/en/3.2-serve.md", "en")]  # what runs in the session is told there
     there = [words_of(command) for block in told for command in commands(block.code)]
     for shown in shown_by(shell, name, HOME=shell.home, **settings):

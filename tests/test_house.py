@@ -27,11 +27,16 @@ SOURCES = [
 ]
 
 
+def pages_of(lang: str, name: str) -> list[Path]:
+    """The pages of a script: NUMBER-NAME.md."""
+    return [path for path in (ROOT / "docs" / lang).glob("*.md") if path.stem.partition("-")[2] == name]
+
+
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_three_doors(name: str) -> None:
     assert name in TASKS
     for lang in ("zh", "en"):
-        pages = list((ROOT / "docs" / lang).glob(f"*-{name}.md"))
+        pages = pages_of(lang, name)
         assert len(pages) == 1
         text = pages[0].read_text("utf-8")
         assert f"inv {name}" in text
@@ -257,8 +262,9 @@ def test_the_name_tag_carries_the_version_of_the_cpu_build() -> None:
     assert f"\nVersion: {version}\n" in (folder / "METADATA").read_text()
 
 
-def test_the_drawing_is_the_same_in_both_languages() -> None:
-    drawings = [ElementTree.parse(ROOT / f"docs/parts.{lang}.svg").getroot() for lang in ("zh", "en")]
+@pytest.mark.parametrize("name", ["parts", "rag"])
+def test_a_drawing_is_the_same_in_both_languages(name: str) -> None:
+    drawings = [ElementTree.parse(ROOT / f"docs/{name}.{lang}.svg").getroot() for lang in ("zh", "en")]
     zh, en = ([(part.tag, part.attrib) for part in drawing.iter()] for drawing in drawings)
     assert zh == en
     words = [[text.strip() for text in drawing.itertext() if text.strip()] for drawing in drawings]

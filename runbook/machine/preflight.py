@@ -15,52 +15,28 @@ import urllib.request
 from base64 import b64encode
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from getpass import getuser
 from http.client import HTTPException
 from pathlib import Path
 from threading import Thread
-from typing import Literal
 from urllib.error import HTTPError
 from urllib.parse import unquote_to_bytes, urlsplit, urlunsplit
 
 from runbook import ROOT
 from runbook.machine.gpus import query, server_pids
 from runbook.machine.memory import GIB
+from runbook.machine.table import Row, State, show
 from runbook.machine.venv import is_free, is_ours, lacks, locked
-from runbook.messages import end_with_the_reader, masked, run, tr
+from runbook.messages import end_with_the_reader, masked, run
 from runbook.model.directory import check
 from runbook.plan.planner import make_plan
 
-State = Literal["ok", "warn", "fail"]
 DRIVER = 580  # of NVIDIA, for CUDA 13, which the locked vLLM is built with; CUDA 12 and vLLM 0.19 need 525
 CAPABILITY = 7.5  # the minimum of the locked vLLM; bfloat16 needs 8.0
 # Measured disk space in GiB: the virtual environment, the model. The size of any other model is in its listing.
 NEEDS = {"gpu": 9.0, "cpu": 4.0}
-MODELS = {"demo": 0.6, "Qwen/Qwen3-4B-Instruct-2507": 8.0}
-
-
-@dataclass(frozen=True)
-class Row:
-    """One check: its name, its state, what was found, and what to do if it is not ok."""
-
-    name: str
-    state: State
-    found_zh: str
-    found_en: str
-    todo_zh: str = ""
-    todo_en: str = ""
-
-    @property
-    def found(self) -> str:
-        """What was found, in the reader's language."""
-        return tr(self.found_zh, self.found_en)
-
-    @property
-    def todo(self) -> str:
-        """What to do, in the reader's language."""
-        return tr(self.todo_zh, self.todo_en)
+MODELS = {"demo": 0.6, "demo-embedding": 0.2, "Qwen/Qwen3-4B-Instruct-2507": 8.0}
 
 
 def system() -> Iterator[Row]:
@@ -261,7 +237,7 @@ def network() -> Iterator[Row | None]:
     sites, whole = {}, model_state()[0] == 0
     if not installed() or not whole:
         sites["PIP_INDEX_URL"] = os.environ["PIP_INDEX_URL"]
-    if not whole and os.environ["MODEL_ID"] != "demo":
+    if not whole and "/" in os.environ["MODEL_ID"]:
         sites["MODELSCOPE_ENDPOINT"] = os.environ["MODELSCOPE_ENDPOINT"] or "https://www.modelscope.cn"
     replies: dict[str, float | str | None] = {}
     end = time.monotonic() + 1.2
@@ -390,12 +366,7 @@ def main() -> int:
     of_gpus = gpus() if os.environ["PROFILE"] == "gpu" else []
     rows = [*system(), *inherited(), *not_ours(), *disks(), *of_gpus, *server(), *filter(None, asked)]
     end_with_the_reader()
-    marks = {"ok": "✓", "warn": "!", "fail": "✗"}
-    for one in rows:
-        print(f"    {marks[one.state]} {one.name:<11}{one.found}")
-        if one.todo and one.state != "ok":
-            print(f"      {'':<11}→ {one.todo}")
-    return 3 if any(one.state == "fail" for one in rows) else 0
+    return show(rows)
 
 
 if __name__ == "__main__":

@@ -70,7 +70,7 @@ def foreign(directory: Path, model: str) -> str | None:
         return None
     found = sorted(path.name for path in directory.iterdir() if path.name not in NEGLIGIBLE)
     # The embedded model gets a manifest before its files: without a manifest it cannot be there.
-    begun = model != "demo" and any(name in TOKENIZERS or re.fullmatch(WEIGHTS, name) for name in found)
+    begun = "/" in model and any(name in TOKENIZERS or re.fullmatch(WEIGHTS, name) for name in found)
     if begun or not found:
         return None
     return named(found)
@@ -94,7 +94,7 @@ def set_aside(path: Path) -> None:
 
 def is_of(manifest: dict[str, Any], model: str, revision: str) -> bool:
     """Return whether a manifest is of this revision; the embedded model has only one."""
-    return manifest["model"] == model and (manifest["revision"] == revision or model == "demo")
+    return manifest["model"] == model and (manifest["revision"] == revision or "/" not in model)
 
 
 def proven(path: Path, entry: dict[str, Any]) -> bool:

@@ -11,11 +11,13 @@ import re
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 from typing import Any
 
 from runbook.messages import Fault, run, tr
 
 PROBE, AT_ONCE = 10, 10  # seconds within which RAGFlow needs the first words of a new model; requests at once
+CANDIDATES, CHUNK, RERANK_LIMIT = 64, 512, 30  # passages that RAGFlow ranks, tokens of each; seconds that it waits
 CITY = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
 TOOL = {"type": "function", "function": {"name": "get_weather", "description": "Weather of a city", "parameters": CITY}}
 
@@ -128,11 +130,21 @@ class Check:
     def probe(self) -> str:
         """Verify the model as RAGFlow v0.27 does: streaming, no max_tokens, its parameter for Qwen3. Raises Unfit."""
         odd, began = {"enable_thinking": False} if "qwen3" in self.name.lower() else {}, time.monotonic()
+        reasoned = False
         with self.chat("Hi", PROBE, stream=True, temperature=0.9, extra_body=odd) as stream:
             for chunk in stream:
-                took = time.monotonic() - began
-                if took < PROBE and chunk.choices and chunk.choices[0].delta.content:
+                took, delta = time.monotonic() - began, chunk.choices[0].delta if chunk.choices else None
+                if took < PROBE and delta and delta.content:
                     return tr(f"流式，首字 {took:.1f} s", f"streaming, first words after {took:.1f} s")
+                reasoned = reasoned or bool(
+                    delta and (getattr(delta, "reasoning", None) or getattr(delta, "reasoning_content", None))
+                )
+        if reasoned:
+            zh = "回答都在思考内容（reasoning）里，而 RAGFlow 只看正文：去掉 --reasoning-parser，或换成适合该模型的"
+            en = (
+                "all of the answer is reasoning, and RAGFlow reads only the content: remove --reasoning-parser, or use "
+            )
+            raise Unfit(tr(zh, en + "the one of this model"))
         raise Unfit(tr(f"{PROBE} 秒内没有首字", f"no words within {PROBE} s"))
 
     def long(self, ask: Callable[[str], Any]) -> str:
@@ -163,8 +175,40 @@ class Check:
         size = len(self.embed("Test if the api key is available").data[0].embedding)
         return tr(f"{size} 维", f"{size} dimensions")
 
-    def run(self, embeds: bool) -> None:
-        """Run every check in order; without a list of models, skip the others."""
+    def rerank(self, *documents: str, timeout: float = 600) -> dict[str, Any]:
+        """Return the answer to a reranking request of these documents; timeout in seconds."""
+        body = {"model": self.name, "query": "Which port does the server listen on?", "documents": documents}
+        found: dict[str, Any] = self.client(timeout).post("/rerank", body=body, cast_to=dict[str, Any])
+        return found
+
+    def scores(self) -> str:
+        """Rank two documents. Raises Unfit if the one that answers is not the first, as with a wrong template."""
+        best = "The server listens on port 20000."
+        ranked = self.rerank("Cats sleep for most of the day.", best)["results"]
+        scores = ", ".join(f"{one['relevance_score']:.3f}" for one in ranked)
+        if ranked[0]["document"]["text"] != best:
+            zh = f"排序不对（{scores}）：模型需要自己的对话模板（--chat-template），或它还没有训练好"
+            raise Unfit(tr(zh, f"wrong order ({scores}): the model needs its own --chat-template, or is not trained"))
+        return scores
+
+    def candidates(self) -> str:
+        """Rank as many passages as RAGFlow does, within its limit. Raises Unfit."""
+        passage, began = " one two three four" * (min(CHUNK, self.context // 2) // 4), time.monotonic()
+        self.rerank(*[passage] * CANDIDATES, timeout=4 * RERANK_LIMIT)
+        took = time.monotonic() - began
+        if took > RERANK_LIMIT:
+            zh = f"用了 {took:.0f} 秒，而 RAGFlow 只等 {RERANK_LIMIT} 秒：换小一些的模型，或用 GPU"
+            en = f"it took {took:.0f} s, and RAGFlow waits {RERANK_LIMIT} s: use a smaller model, or a GPU"
+            raise Unfit(tr(zh, en))
+        return tr("都有得分", "all ranked")
+
+    def rerank_tokens(self, text: str) -> Any:
+        """Return an answer with the number of tokens of the request in `usage`, as the other requests."""
+        usage = self.rerank(text)["usage"]
+        return SimpleNamespace(usage=SimpleNamespace(prompt_tokens=usage.get("prompt_tokens") or usage["total_tokens"]))
+
+    def run(self, kind: str) -> None:
+        """Run every check for this kind of model in order; without a list of models, skip the others."""
         self.entered()
         if not self.see(tr("模型列表", "list of models"), self.models):
             return
@@ -172,11 +216,16 @@ class Check:
             tr("    ……接下来几项各需几秒到几十秒", "    … the next ones take seconds to half a minute each"), flush=True
         )
         probe, many = tr("添加模型时的探测", "probe when it is added"), tr(f"同时 {AT_ONCE} 个", f"{AT_ONCE} at once")
-        short: Callable[[str], Any] = self.embed if embeds else lambda text: self.chat(text, max_tokens=16)
-        self.see(probe, self.embedding if embeds else self.probe)
+        shorts: dict[str, Callable[[str], Any]] = {"embedding": self.embed, "rerank": self.rerank_tokens}
+        probes = {"embedding": self.embedding, "rerank": self.scores}
+        short = shorts.get(kind, lambda text: self.chat(text, max_tokens=16))
+        self.see(probe, probes.get(kind, self.probe), bad="!" if kind == "rerank" else "✗")
         self.see(tr("长提示", "long prompt"), lambda: self.long(short))
         self.see(many, lambda: self.at_once(short))
-        if not embeds:
+        if kind == "rerank":
+            what = tr(f"{CANDIDATES} 个段落", f"{CANDIDATES} passages")
+            self.see(what, self.candidates)
+        if kind == "chat":
             self.see(tr("工具调用（仅智能体需要）", "tool call (agents only)"), self.tool_call, bad="!")
 
     def reach(self, environ: dict[str, str]) -> None:
@@ -211,7 +260,7 @@ def main() -> None:
     parser.add_argument("--max-tokens", type=int, default=0)
     given = parser.parse_args()
     check = Check(given.base_url, os.environ["API_KEY"], given.model, given.max_tokens)
-    check.run(embeds=bool(os.environ["EMBEDS"]))
+    check.run(os.environ["KIND"])
     check.reach(dict(os.environ))
     if check.failed:
         raise Fault("E40", failed=", ".join(check.failed))

@@ -8,6 +8,7 @@ import http.client
 import json
 import os
 import socket
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -57,10 +58,29 @@ class _Stay(HTTPRedirectHandler):
         return None
 
 
+class Upload:
+    """The body of a request that uploads one file: multipart/form-data with the field `file`."""
+
+    def __init__(self, name: str, content: bytes) -> None:
+        mark = uuid.uuid4().hex
+        quoted = name.replace("\\", "_").replace('"', "%22")
+        head = f'--{mark}\r\nContent-Disposition: form-data; name="file"; filename="{quoted}"\r\n'
+        head += "Content-Type: application/octet-stream\r\n\r\n"
+        self.content = head.encode() + content + f"\r\n--{mark}--\r\n".encode()
+        self.content_type = f"multipart/form-data; boundary={mark}"
+
+
 def send(method: str, url: str, key: str, body: object = None, timeout: float = READ) -> tuple[int, bytes]:
-    """Return (HTTP status, content); no proxy for this machine. Raises OSError, HTTPException or ValueError."""
-    headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
-    request = Request(url, None if body is None else json.dumps(body).encode(), headers, method=method)
+    """Return (HTTP status, content); no proxy for this machine. Each request has a connection of its own.
+
+    body: an Upload, or what JSON can hold. Raises OSError, HTTPException or ValueError.
+    """
+    headers, data = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}, None
+    if isinstance(body, Upload):
+        headers["Content-Type"], data = body.content_type, body.content
+    elif body is not None:
+        data = json.dumps(body).encode()
+    request = Request(url, data, headers, method=method)
     proxies = [ProxyHandler({})] if is_here(urlsplit(url).hostname or "") else []
     try:
         with build_opener(_Stay, *proxies).open(request, timeout=timeout) as reply:
@@ -168,6 +188,8 @@ class Server:
         try:
             if works("/embeddings", input=["Hi"]):
                 self.kind = "embedding"
+            elif works("/rerank", query="Hi", documents=["Hi"]):
+                self.kind = "rerank"
             else:
                 self.tools = works("/chat/completions", messages=hi, max_tokens=1, tools=[tool], tool_choice="auto")
         except (OSError, http.client.HTTPException) as error:

@@ -262,6 +262,9 @@ def prove(ragflow: Ragflow, kind: str) -> None:
     if kind == "embedding":  # RAGFlow's own check has already embedded a sentence
         say("✓ RAGFlow 已用它得到向量", "✓ RAGFlow received a vector from it")
         return
+    if kind == "rerank":
+        say("✓ RAGFlow 已用它排序", "✓ RAGFlow ranked with it")
+        return
     say(f"在 RAGFlow 中提问：{QUESTION}", f"Question to RAGFlow: {QUESTION}")
     answer = ragflow.call("POST", CHAT, {"question": QUESTION, "stream": False}, ANSWER)
     if answer["code"] == 404:

@@ -11,6 +11,7 @@ ROWS = {
     "duration": "Benchmark duration (s)",
     "total_input_tokens": "Total input tokens",
     "total_output_tokens": "Total generated tokens",
+    "total_input_sequences": "Total input sequences",
     "request_throughput": "Request throughput (req/s)",
     "output_throughput": "Output token throughput (tok/s)",
     "mean_ttft_ms": "Mean TTFT (ms)",
@@ -28,9 +29,21 @@ def main() -> None:
         reason = errors[0].strip().splitlines()[-1] if errors else "?"
         raise Fault("E74", failed=requests - result["completed"], reason=reason, context=sys.argv[3])
     for key, name in ROWS.items():
+        if key not in result:  # an embedding model or a reranker writes nothing
+            continue
         value = result[key]
         print(f"    {name + ':':<40}{value if isinstance(value, int) else f'{value:.2f}'}")
-    several, speed = result["max_concurrency"] or requests, f"{result['output_throughput']:.2f}"
+    several = result["max_concurrency"] or requests
+    if "output_throughput" not in result:
+        speed, texts = f"{result['total_token_throughput']:.0f}", f"{result['input_sequence_throughput']:.1f}"
+        took = f"{sum(result['latencies']) / max(1, len(result['latencies'])) * 1000:.0f}"
+        zh = f"{several} 个请求同时进行：每秒 {texts} 段文本，共 {speed} 个 token；平均 {took} 毫秒一个请求"
+        print(
+            "    "
+            + tr(zh, f"{several} at a time: {texts} texts and {speed} tokens a second; a request takes {took} ms")
+        )
+        return
+    speed = f"{result['output_throughput']:.2f}"
     first, following = f"{result['mean_ttft_ms'] / 1000:.1f}", f"{result['mean_tpot_ms']:.2f}"
     zh = f"{several} 个请求同时进行：每秒共 {speed} 个 token；平均 {first} 秒后出现第一个字，"
     en = f"{several} at a time: {speed} tokens a second in all; on average the first word after {first} s, "

@@ -1,15 +1,14 @@
 # What kind of model is served. Reads only. Sourced by server.sh.
 # shellcheck shell=bash
 
-embeds() { # check for an embedding model, which returns vectors instead of text
-  case $VLLM_EXTRA_ARGS in
-    *--runner[=\ ]pooling*) return 0 ;;
-    *--runner*) return 1 ;;
-  esac
-  [[ -f $MODEL_DIR/modules.json || ${MODEL_DIR##*/} =~ [Ee]mbed ]] # sentence-transformers writes this file
+model_kind() { # model_kind [options]: print chat, embedding or rerank; or the options of vLLM for it, one word a line
+  local python
+  python=$(find_python) || exit 1
+  module "$python" model.kind "$@"
 }
 
 tool_parser() { # print vLLM's tool-call parser for the model's family; nothing if it has none, or is unknown
   local name=${MODEL_DIR##*/}
+  name=${name//___/.} # ModelScope's cache writes it so
   [[ ! ${name,,} =~ ^qwen(2\.5|3)-[0-9] ]] || echo hermes
 }

@@ -136,9 +136,15 @@ resolve_auto() { # resolve auto: the profile, the model, its directory and its n
   fi
   local name=${MODEL_ID##*/}
   [[ $MODEL_ID != demo ]] || name=SmolLM2-135M-Instruct
+  [[ $MODEL_ID != demo-embedding ]] || name=all-MiniLM-L6-v2
   [[ $chosen != auto || -z $MODEL_DIR ]] || name=$(basename "$MODEL_DIR")
   MODEL_DIR=${MODEL_DIR:-$BASE_DIR/models/$name}
-  SERVED_MODEL_NAME=${SERVED_MODEL_NAME:-$name}
+  if [[ -z $SERVED_MODEL_NAME ]]; then
+    SERVED_MODEL_NAME=${name//___/.} # RAGFlow cuts a name at ___, as ModelScope's cache writes a dot
+    SERVED_MODEL_NAME=${SERVED_MODEL_NAME//[@ ]/-}
+    while [[ $SERVED_MODEL_NAME == -?* ]]; do SERVED_MODEL_NAME=${SERVED_MODEL_NAME#-}; done
+    [[ $SERVED_MODEL_NAME == "$name" ]] || note "SERVED_MODEL_NAME → $SERVED_MODEL_NAME（$name 不能用作模型名）" "SERVED_MODEL_NAME → $SERVED_MODEL_NAME ($name cannot be the name of a model)"
+  fi
   export PROFILE MODEL_ID MODEL_DIR SERVED_MODEL_NAME
 }
 

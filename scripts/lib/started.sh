@@ -25,7 +25,7 @@ as_started() { # as_started [tell]: set the settings that the running server was
 }
 
 concerns_server() { # concerns_server KEY: check that the server uses it; the other settings, some of them secret, are for other steps
-  [[ $1 != @(RAGFLOW_*|MODELSCOPE_*|PIP_INDEX_URL|TORCH_FIND_LINKS|PYTHON_MIRROR|MODEL_REVISION|RUNBOOK_LANG) ]]
+  [[ $1 != @(RAGFLOW_*|EMBED_MODEL_ID|RERANK_MODEL_ID|MODELSCOPE_*|PIP_INDEX_URL|TORCH_FIND_LINKS|PYTHON_MIRROR|MODEL_REVISION|RUNBOOK_LANG) ]]
 }
 
 settings_of_now() { # print the current settings, as the ENV_FILE of the session

@@ -13,7 +13,7 @@ import pexpect
 from tests.conftest import BUSY, Shell
 from tests.e2e.conftest import Deployment
 from tests.pages import LANGS, Block, blocks, commands, pages, plain, same
-from tests.ragflow import TOKEN, Ragflow, ragflow
+from tests.ragflow import TOKEN, Model, Ragflow, model, ragflow
 
 LONG = 10  # seconds: a block that took longer in one language is not run again for the other
 PATIENCE = 240 * BUSY  # seconds for a command
@@ -187,7 +187,11 @@ def test_every_command_of_the_docs(
     env = shell.environ(HOME=tmp_path, TMUX_TMPDIR=own.home)
     env_file = own.root / ".env"
     before = env_file.read_text("utf-8")
-    with ragflow(Ragflow()) as url:
+    there, vectors = Ragflow(), Model("vec", kind="embedding")  # somebody has registered an embedding model before
+    with ragflow(there) as url, model(vectors) as base_url:
+        row = {"extra": {}, "max_tokens": 6144, "model_type": ["embedding"], "name": "vec"}
+        held = {"id": "v1", "api_key": vectors.key, "base_url": f"{base_url}/v1", "models": {"vec": row}}
+        there.providers["VLLM"], there.defaults["embedding"] = {"vllm-embed": held}, "vec@vllm-embed@VLLM"
         given = own.settings | {"RAGFLOW_URL": url, "RAGFLOW_API_KEY": TOKEN, "PIP_INDEX_URL": ""}
         env_file.write_text(before + "".join(f"{key}='{value}'\n" for key, value in given.items()), "utf-8")
         try:

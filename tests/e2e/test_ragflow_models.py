@@ -1,6 +1,8 @@
 """What RAGFlow needs of the real vLLM: every question of ragflow-check, every trap, and a registration that answers."""
 
+import re
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -119,16 +121,16 @@ def test_registered_the_model_answers_through_ragflow(version: str, docker: bool
 
 @pytest.fixture
 def second(running: Deployment, free_port: Callable[[], int]) -> Iterator[Callable[..., Shell]]:
-    """Starts another server of the same model beside the first, with other options."""
+    """Starts another server beside the first, with other options or another model."""
     started: list[Shell] = []
 
-    def start(name: str, options: str, host: str = "0.0.0.0") -> Shell:
-        own: dict[str, object] = {"PORT": free_port(), "HOST": host, "TMUX_SESSION": name}
-        own |= {"LOG_DIR": running.base / name, "VLLM_EXTRA_ARGS": options}
-        shell = Shell(running.shell.home, running.shell.root, {**running.shell.settings, **own})
+    def start(name: str, **more: object) -> Shell:
+        own: dict[str, object] = {"PORT": free_port(), "TMUX_SESSION": name, "LOG_DIR": running.base / name}
+        shell = Shell(running.shell.home, running.shell.root, {**running.shell.settings, **own, **more})
         started.append(shell)
-        done = shell.inv("tmux-start", timeout=300)
-        assert done.returncode == 0, done.stdout + done.stderr
+        for task in ("download", "tmux-start"):
+            done = shell.inv(task, timeout=300)
+            assert done.returncode == 0, done.stdout + done.stderr
         return shell
 
     yield start
@@ -136,26 +138,87 @@ def second(running: Deployment, free_port: Callable[[], int]) -> Iterator[Callab
         assert shell.inv("stop", timeout=120).returncode == 0
 
 
-def test_the_same_model_served_for_embedding(second: Callable[..., Shell], running: Deployment) -> None:
-    shell = second("vllm-embed", "--runner pooling")
+def test_from_two_embedded_models_to_an_answer_over_documents(
+    second: Callable[..., Shell], running: Deployment, tmp_path: Path
+) -> None:
+    """Both models registered, a question answered from a document with its source, everything taken back."""
+    shell = second("vllm-embed", MODEL_ID="demo-embedding")
     done = shell.inv("curl-test", timeout=120)
     assert done.returncode == 0, done.stderr
     assert "/v1/embeddings" in done.stdout
-    assert "… 576" in done.stdout
+    assert "… 384" in done.stdout
     done = check(Deployment(shell, running.first))
     assert done.returncode == 0, done.stderr
-    assert "✓ probe when it is added  576 dimensions" in done.stdout
-    assert "✓ long prompt  58" in done.stdout
+    assert "✓ probe when it is added  384 dimensions" in done.stdout
+    done = shell.inv("bench", "--requests", 2, timeout=180)
+    assert re.search(r"4 at a time: \d+\.\d texts and \d+ tokens a second", done.stdout), done.stdout + done.stderr
+    (tmp_path / "port.md").write_text("The server listens on port 20000.")
+    (tmp_path / "cats.md").write_text("Cats sleep for most of the day.")
     there = Ragflow()
+    before = there.state()
     with ragflow(there) as url:
-        ours = {"RAGFLOW_URL": url, "RAGFLOW_API_KEY": TOKEN}
+        ours: dict[str, Any] = {"RAGFLOW_URL": url, "RAGFLOW_API_KEY": TOKEN, "timeout": 300}
         for one in (running.shell, shell):
-            done = one.inv("ragflow-register", timeout=300, **ours)
+            done = one.inv("ragflow-register", **ours)
             print(done.stdout, done.stderr)
             assert done.returncode == 0, done.stderr
-        assert there.defaults == {"chat": f"{NAME}@vllm-qwen3@VLLM", "embedding": f"{NAME}@vllm-embed@VLLM"}
+        assert there.defaults == {"chat": f"{NAME}@vllm-qwen3@VLLM", "embedding": "all-MiniLM-L6-v2@vllm-embed@VLLM"}
+        question = "Which port does the server listen on?"
+        done = running.shell.inv("ragflow-ask", "--docs", tmp_path, question, **ours)
+        print(done.stdout, done.stderr)
+        assert done.returncode == 0, done.stderr
+        assert "[1] port.md" in done.stdout
+        assert "20000" in done.stdout.split("Question:")[1].split("[1] port.md")[0], "the model's own words"
+        again = running.shell.inv("ragflow-ask", "--docs", tmp_path, question, **ours)
+        assert "0 of 2 documents to upload" in again.stdout
+        assert running.shell.inv("ragflow-ask", "--remove", **ours).returncode == 0
         for one in (running.shell, shell):
-            assert one.inv("ragflow-register", "--remove", timeout=120, **ours).returncode == 0
+            assert one.inv("ragflow-register", "--remove", **ours).returncode == 0
+    assert there.state() == before
+
+
+RERANKER = """
+import sys
+import torch
+from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification
+source, target = sys.argv[1:]
+torch.manual_seed(0)
+sizes = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 128}
+config = BertConfig(vocab_size=30522, num_labels=1, **sizes)
+BertForSequenceClassification(config).save_pretrained(target)
+AutoTokenizer.from_pretrained(source).save_pretrained(target)
+"""
+
+
+def test_a_reranker(second: Callable[..., Shell], running: Deployment) -> None:
+    """A tiny one that has learned nothing: it is served, asked, checked and registered as what it is."""
+    embedding = Shell(running.shell.home, running.shell.root, {**running.shell.settings, "MODEL_ID": "demo-embedding"})
+    done = embedding.inv("download", timeout=300)
+    assert done.returncode == 0, done.stderr
+    target = running.base / "models/tiny-judge"
+    source = running.base / "models/all-MiniLM-L6-v2"
+    made = running.shell.run(running.base / ".venv/bin/python", "-c", RERANKER, source, target, timeout=300)
+    assert made.returncode == 0, made.stderr
+    shell = second("vllm-rerank", MODEL_ID="auto", MODEL_DIR=target)
+    done = shell.inv("curl-test", timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "/v1/rerank" in done.stdout
+    assert re.search(r"^[01]\.\d{3} (Cats|The server)", done.stdout, re.MULTILINE), done.stdout
+    done = check(Deployment(shell, running.first))
+    assert done.returncode == 0, done.stderr
+    assert "✓ 64 passages  all ranked" in done.stdout
+    done = shell.inv("bench", "--requests", 2, timeout=180)
+    assert re.search(r"4 at a time: \d+\.\d texts and \d+ tokens a second", done.stdout), done.stdout + done.stderr
+    assert "E205 " in shell.inv("chat", "--question", "Hi").stderr
+    notes = shell.inv("ragflow-notes").stdout
+    assert re.search(r"Model type .*rerank", notes)
+    there = Ragflow()
+    with ragflow(there) as url:
+        ours: dict[str, Any] = {"RAGFLOW_URL": url, "RAGFLOW_API_KEY": TOKEN, "timeout": 300}
+        done = shell.inv("ragflow-register", **ours)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert there.defaults == {"rerank": "tiny-judge@vllm-rerank@VLLM"}
+        assert shell.inv("ragflow-register", "--remove", **ours).returncode == 0
     assert there.providers == {}
 
 
@@ -163,7 +226,9 @@ def test_a_server_for_this_machine_only_that_takes_tool_calls(
     second: Callable[..., Shell], running: Deployment
 ) -> None:
     """It listens on 127.0.0.1 for real: from here all is well, from a container nothing is reached."""
-    shell = second("vllm-tools", "--enable-auto-tool-choice --tool-call-parser hermes", "127.0.0.1")
+    shell = second(
+        "vllm-tools", VLLM_EXTRA_ARGS="--enable-auto-tool-choice --tool-call-parser hermes", HOST="127.0.0.1"
+    )
     done = check(Deployment(shell, running.first))
     assert done.returncode == 0, done.stderr
     assert "! reach  HOST=127.0.0.1  not reachable from containers and other machines: HOST=0.0.0.0" in done.stdout
@@ -183,3 +248,31 @@ def test_a_server_for_this_machine_only_that_takes_tool_calls(
         assert done.returncode == 0, done.stderr
         assert there.providers["VLLM"]["vllm-tools"]["models"][NAME]["extra"]["is_tools"] is True
         assert shell.inv("ragflow-register", "--remove", RAGFLOW_URL=url, **ours).returncode == 0
+
+
+def test_one_command_deploys_what_retrieval_needs(
+    running: Deployment, free_port: Callable[[], int], tmp_path: Path, measured: Callable[[str], None]
+) -> None:
+    """deploy --rag from a settings file: two servers that answer, each with its own kind; then both are stopped."""
+    env = tmp_path / "two.env"
+    port = free_port()
+    env.write_text(
+        f"BASE_DIR='{running.base}'\nPORT={port}\nTMUX_SESSION=two\nAPI_KEY=k3y\nLOG_DIR='{running.base}/logs-two'\n"
+    )
+    assert running.shell.inv("stop", timeout=120).returncode == 0
+    both = Shell(running.shell.home, running.shell.root, {"ENV_FILE": env, "PIP_INDEX_URL": "", "RUNBOOK_LANG": "en"})
+    try:
+        done = both.inv("deploy", "--rag", timeout=600)
+        print(done.stdout, done.stderr)
+        assert done.returncode == 0, done.stderr
+        assert re.search(r"^\[embed\] curl-test +✓", done.stdout, re.MULTILINE)
+        assert "… 384" in done.stdout
+        assert re.search(r"^Deployed in \d+ s", done.stdout.splitlines()[-1])
+        measured("deploy --rag beside a deployment: " + done.stdout.splitlines()[-1])
+        shown = both.inv("status", "--all")
+        assert shown.returncode == 0, shown.stdout
+        assert shown.stdout.count("state     ready") == 2
+    finally:
+        stopped = both.inv("stop", "--all", timeout=120)
+    assert stopped.returncode == 0, stopped.stderr
+    assert not running.processes()

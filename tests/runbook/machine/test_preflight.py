@@ -18,6 +18,7 @@ import pytest
 
 from runbook import ROOT
 from runbook.machine import preflight
+from runbook.machine.table import Row
 from tests.conftest import BUSY, MACHINE, Shell, findings
 
 Usage = namedtuple("Usage", "total used free")
@@ -40,7 +41,7 @@ def machine(shell: Shell, **more: object) -> Iterator[None]:
         yield
 
 
-def states(rows: list[preflight.Row]) -> dict[str, str]:
+def states(rows: list[Row]) -> dict[str, str]:
     return {one.name: one.state for one in rows}
 
 

@@ -248,22 +248,23 @@ def test_a_model_that_can_call_tools_is_registered_so(pair: Pair) -> None:
     assert pair.ragflow.providers["VLLM"]["vllm-qwen3"]["models"]["tiny"]["extra"]["is_tools"] is True
 
 
+@pytest.mark.parametrize(("kind", "words"), [("embedding", "received a vector"), ("rerank", "ranked with it")])
 @pytest.mark.parametrize("version", VERSIONS)
-def test_an_embedding_model(version: str, pair: Pair) -> None:
-    pair.model.embeds, pair.ragflow.version = True, version
+def test_a_model_for_retrieval(version: str, kind: str, words: str, pair: Pair) -> None:
+    pair.model.kind, pair.ragflow.version = kind, version
     before = pair.ragflow.state()
     done = pair.register()
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "received a vector" in done.stdout
-    assert pair.ragflow.providers["VLLM"]["vllm-qwen3"]["models"]["tiny"]["model_type"] == ["embedding"]
-    assert pair.ragflow.defaults == {"embedding": "tiny@vllm-qwen3@VLLM"}
+    assert words in done.stdout
+    assert pair.ragflow.providers["VLLM"]["vllm-qwen3"]["models"]["tiny"]["model_type"] == [kind]
+    assert pair.ragflow.defaults == {kind: "tiny@vllm-qwen3@VLLM"}
     assert pair.register("--remove").returncode == 0
     assert pair.ragflow.state() == before
 
 
 def test_chat_and_embedding_side_by_side(pair: Pair) -> None:
     assert pair.register().returncode == 0
-    with model(Model("vec", embeds=True)) as base:
+    with model(Model("vec", kind="embedding")) as base:
         second = {"PORT": urlsplit(base).port, "SERVED_MODEL_NAME": "vec", "TMUX_SESSION": "vllm-embed"}
         done = pair.register(**second)
         assert done.returncode == 0, done.stdout + done.stderr
@@ -522,6 +523,8 @@ def test_notes_take_max_tokens_from_the_server(pair: Pair, free_port: Any) -> No
         ("Qwen3-Embedding-0.6B", "--runner pooling", ""),
         ("SmolLM2-135M-Instruct", "--runner pooling", ""),
         ("with-modules.json", "", "--runner pooling"),
+        ("Qwen2___5-7B-Instruct", "", "--enable-auto-tool-choice --tool-call-parser hermes"),
+        ("bge-reranker-v2-m3", "", "--runner pooling"),
     ],
 )
 def test_flags_by_model(folder: str, extra: str, flags: str, pair: Pair) -> None:
