@@ -222,6 +222,7 @@ def ragflow_register(c: Context, base_url: str = "", remove: bool = False) -> No
 
 @task(
     positional=["question"],
+    optional=["question"],
     help={
         "question": "问题，不写则问默认的一句 · Without it: a default question",
         "docs": "文档目录，默认为本项目的文档 · The directory, default: the project's pages",

@@ -13,6 +13,7 @@ from typing import Any
 import invoke
 from invoke import Context
 from invoke.exceptions import Exit
+from invoke.parser.parser import ParseMachine
 
 from runbook import ROOT
 from runbook.messages import Fault, inv, language, near, tr
@@ -61,6 +62,29 @@ class Task(invoke.Task[Any]):
 
 
 task = partial(invoke.task, klass=Task)
+
+
+def _end_of_task(machine: ParseMachine, end: Callable[[ParseMachine], None] = ParseMachine.complete_context) -> None:
+    """Give a positional argument that may be left out an empty value: to Invoke every one is required."""
+    wants_help = machine.initial and machine.initial.flags["--help"].value
+    for argument in machine.context.missing_positional_args if machine.context else ():
+        if argument.optional or wants_help:
+            argument.value = ""
+    end(machine)
+
+
+def _positional(machine: ParseMachine, word: str, take: Callable[..., None] = ParseMachine.see_positional_arg) -> None:
+    """Let `inv TASK --help` and `inv TASK --dry` be Invoke's own options, not the value of a positional argument."""
+    if word in ("-h", "--help"):
+        machine.initial.flags["--help"].value = machine.context.name
+    elif word in machine.initial.flags:
+        machine.switch_to_flag(word)
+    else:
+        take(machine, word)
+
+
+ParseMachine.complete_context = _end_of_task  # type: ignore[method-assign, assignment]
+ParseMachine.see_positional_arg = _positional  # type: ignore[method-assign, assignment]
 
 
 class Interrupted(Exit):

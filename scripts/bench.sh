@@ -20,14 +20,18 @@ done
 planned || [[ -x $VENV_DIR/bin/vllm ]] || die E21 "missing=$VENV_DIR/bin/vllm" step=install
 planned || must_be_ready
 
+prompts=${of[requests]}
 case $kind in # the routes that RAGFlow uses
   chat) args=(--backend openai-chat --endpoint /v1/chat/completions --dataset-name random) ;;
   embedding) args=(--backend openai-embeddings --endpoint /v1/embeddings --dataset-name random) ;;
-  rerank) args=(--backend vllm-rerank --endpoint /v1/rerank --dataset-name random-rerank --random-batch-size 16) ;;
+  rerank)
+    args=(--backend vllm-rerank --endpoint /v1/rerank --dataset-name random-rerank --random-batch-size 16)
+    prompts=$((prompts * 16)) # passages: one request ranks 16
+    ;;
 esac
 args+=(--base-url "$(base_url)" --model "$SERVED_MODEL_NAME" --tokenizer "$MODEL_DIR" --random-input-len "${of[input]}")
 [[ $kind != chat ]] || args+=(--random-output-len "${of[output]}" --ignore-eos --temperature 0)
-args+=(--num-prompts "${of[requests]}" --max-concurrency "${of[concurrency]}")
+args+=(--num-prompts "$prompts" --max-concurrency "${of[concurrency]}")
 [[ $TRUST_REMOTE_CODE == false ]] || args+=(--trust-remote-code)
 printf '    $ export OPENAI_API_KEY=%s\n' "\"\$API_KEY\"" # in the environment: a command line is public
 run source "$ROOT/scripts/lib/caches.sh"

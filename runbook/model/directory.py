@@ -219,10 +219,12 @@ def adopt(directory: Path, model: str, revision: str, new: Path) -> None:
     """Move the files of `new`, on the same disk, into the directory, config.json last; any other file there stays."""
     manifest = read_manifest(directory)
     before: Files = manifest["files"] if manifest else {}
-    names = sorted((path.name for path in new.iterdir()), key=lambda name: (name == "config.json", name))
+    files = (path.relative_to(new).as_posix() for path in new.rglob("*") if path.is_file())
+    names = sorted(files, key=lambda name: (name == "config.json", name))
     for name in names:
         if os.path.lexists(directory / name) and not (name in before and proven(directory / name, before[name])):
             set_aside(directory / name)
+        (directory / name).parent.mkdir(parents=True, exist_ok=True)
         (new / name).replace(directory / name)
     for name in set(before) - set(names):  # of an earlier conversion
         if proven(directory / name, before[name]):

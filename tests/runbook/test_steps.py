@@ -197,3 +197,24 @@ def _read(path: Path) -> bytes:
 )
 def test_a_tasks_words_reach_its_script(given: dict[str, bool | int | str], words: list[str]) -> None:
     assert flags(**given) == words
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("", "E41 "),
+        ("--remove", "E41 "),
+        ("--docs /tmp why", "E41 "),
+        ("why --docs /tmp", "E41 "),
+        ("--dry", "E41 "),
+        ("--dry why", "E41 "),
+        ("--help", "Usage: "),
+        ("-h", "Usage: "),
+        ("why not", "No idea what 'not' is"),
+    ],
+)
+def test_a_question_may_be_left_out(words: str, said: str, shell: Shell) -> None:
+    """Invoke itself knows no positional argument that may be left out, and takes --help for its value."""
+    (shell.home / "none.env").touch()
+    done = shell.inv("ragflow-ask", *words.split(), ENV_FILE=shell.home / "none.env", RAGFLOW_URL="", RUNBOOK_LANG="en")
+    assert said in done.stdout + done.stderr
