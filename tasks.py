@@ -32,6 +32,8 @@ def deploy(
     to: str | None = None,
 ) -> None:
     """按顺序执行全部步骤 · Run all steps, to a real answer."""
+    if rag and not (dry or steps.dry_wanted()):
+        list(members.write_files())  # first: the plan of the chat server keeps room for the others
     (walkthrough if step else steps).deploy(dry, from_, to, members.deploy if rag else steps.nothing_more)
 
 
@@ -184,10 +186,10 @@ def ragflow_notes(c: Context) -> None:
     run_step("ragflow-notes")
 
 
-@task(help={"json": "输出 JSON · Print JSON"})
-def plan(c: Context, json: bool = False) -> None:
+@task(help={"json": "输出 JSON · Print JSON", "all": "本机全部服务 · All your servers on this machine together"})
+def plan(c: Context, json: bool = False, all: bool = False) -> None:
     """规划显存 · Show what fits: GPU, share of memory, context length."""
-    run_script("plan", *flags(json=json), settings=load())
+    run_script("plan", *flags(json=json, all=all), settings=load())
 
 
 @task(help={"log": "改看这个日志 · Another log", "json": "输出 JSON · Print JSON", **ALL})

@@ -44,13 +44,19 @@ def environment(file: Path) -> Iterator[None]:
         os.environ.update(before)
 
 
-def deploy(dry: bool) -> None:
-    """Deploy the members besides the chat server, which is deployed. Raises Exit at the first failure."""
+def write_files(dry: bool = False) -> Iterator[tuple[str, Path]]:
+    """Write the settings files of the members besides the chat server; yield (kind, file) of each. Raises Exit."""
     settings = load()
     for kind in ("embed", *(["rerank"] if settings["RERANK_MODEL_ID"] else [])):
         file = file_of(Path(settings["ENV_FILE"]), kind)
-        print(f"\n{file.name}")
+        print(f"{file.name}")
         run_script("support/member-file", kind, str(file), settings=settings, dry=dry, again=inv("deploy --rag"))
+        yield kind, file
+
+
+def deploy(dry: bool) -> None:
+    """Deploy the members besides the chat server, which is deployed. Raises Exit at the first failure."""
+    for kind, file in write_files(dry):
         if dry and not file.is_file():
             steps = " ".join(STEPS)
             print(tr(f"    然后以这个设置文件执行：{steps}", f"    then, with this settings file: {steps}"))

@@ -14,6 +14,7 @@ from types import MappingProxyType
 from dotenv.parser import parse_stream
 
 from runbook import ROOT
+from runbook.machine.gpus import profile
 from runbook.messages import Fault, set_language, tr
 
 Settings = Mapping[str, str]  # every key as text, and ENV_FILE, the settings file, which may not exist yet
@@ -105,22 +106,12 @@ def raw_settings(environ: Mapping[str, str]) -> tuple[dict[str, str], Path]:
     return values, env_file
 
 
-def has_gpu() -> bool:
-    """Return whether nvidia-smi, the only source of facts about GPUs, lists a GPU."""
-    import sh
-
-    try:
-        return any(line.startswith("GPU ") for line in str(sh.Command("nvidia-smi")("-L", _tty_out=False)).splitlines())
-    except (sh.CommandNotFound, sh.ErrorReturnCode):
-        return False
-
-
 def load(environ: Mapping[str, str] | None = None) -> Settings:
     """Return the current settings, with the profile, the model, its directory and its name resolved. Raises Fault."""
     values, env_file = raw_settings(os.environ if environ is None else environ)
     chosen, directory = values["MODEL_ID"], values["MODEL_DIR"]
     if values["PROFILE"] == "auto":
-        values["PROFILE"] = "gpu" if has_gpu() else "cpu"
+        values["PROFILE"] = profile()
     if chosen == "auto":
         values["MODEL_ID"] = GPU_MODEL if values["PROFILE"] == "gpu" else "demo"
     name = EMBEDDED.get(values["MODEL_ID"]) or values["MODEL_ID"].split("/")[-1]

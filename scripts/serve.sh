@@ -63,12 +63,12 @@ elif [[ -n $(tool_parser) && $VLLM_EXTRA_ARGS != *tool-c* ]]; then # agents need
   args+=(--enable-auto-tool-choice --tool-call-parser "$(tool_parser)")
 fi
 
-[[ $PROFILE != gpu ]] || has_gpu || die E24
 chosen=''
 [[ $GPU_MEMORY_UTILIZATION != auto && ($GPU != auto || $PROFILE != gpu) ]] || chosen=1 # at least one of them is auto
 python=$(find_python) || exit 1
-plan=$(SERVER_PIDS=$(server_pids | xargs) module "$python" plan --choose)
-read -r fits GPU GPU_MEMORY_UTILIZATION dtype reason <<<"$plan"
+plan=$(SERVER_PIDS=$(server_pids | xargs) module "$python" plan --choose) || exit 1
+read -r fits GPU GPU_MEMORY_UTILIZATION dtype seqs reason <<<"$plan"
+((seqs == 0)) || args+=(--max-num-seqs "$seqs")
 if [[ -n $chosen ]]; then
   [[ $fits != no ]] || planned || die E50 "reason=$reason"
   say "规划：$reason" "plan: $reason"

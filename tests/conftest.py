@@ -146,16 +146,16 @@ class Shell:
     def cards(self, *cards: tuple[object, object], apps: str = "", **more: str) -> None:
         """Stand in for nvidia-smi with these cards: (free, total) MiB each, or the words it gives instead.
 
-        apps: lines of `gpu_uuid, pid, used MiB`; more: driver, capability, mig of every card.
+        apps: lines of `gpu_uuid, pid, used MiB`; more: driver, capability, mig, mode of every card.
         """
         headers = self.home / "stand-ins"  # what Triton compiles with: a minimal machine has neither
         self.stand_in("cc", "exit 1")
         (headers / "Python.h").touch()
         self.settings["CPATH"] = headers
-        known = {"driver": "580.95.05", "capability": "8.0", "mig": "Disabled", **more}
-        names = "index memory_free memory_total uuid name driver_version compute_cap mig_mode_current"
+        known = {"driver": "580.95.05", "capability": "8.0", "mig": "Disabled", "mode": "Default", **more}
+        names = "index memory_free memory_total uuid name driver_version compute_cap mig_mode_current compute_mode"
         rows = "\n".join(
-            f"{index}|{free}|{total}|GPU-{index}|Stand-In|{known['driver']}|{known['capability']}|{known['mig']}"
+            f"{index}|{free}|{total}|GPU-{index}|Stand-In|{known['driver']}|{known['capability']}|{known['mig']}|{known['mode']}"
             for index, (free, total) in enumerate(cards)
         )
         self.stand_in(
@@ -169,7 +169,9 @@ class Shell:
               {{ line = ""
                 for (i = 1; i <= count; i++) {{
                   gsub(/[.]/, "_", field[i])
-                  for (n in name) if (name[n] == field[i]) line = line (i > 1 ? ", " : "") $n
+                  value = "[N/A]"
+                  for (n in name) if (name[n] == field[i]) value = $n
+                  line = line (i > 1 ? ", " : "") value
                 }}
                 print line }}' <<<"$rows" """,
         )

@@ -7,7 +7,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from runbook.machine.gpus import query
+from runbook.machine.gpus import look
 from runbook.machine.memory import GIB
 from runbook.messages import tr
 
@@ -37,7 +37,7 @@ def on_this_machine() -> list[tuple[str, str, dict[str, str]]]:
             zh = f"{there} 所在磁盘只剩 {free // 2**20} MiB"
             found.append(("E62", tr(zh, f"{free // 2**20} MiB are left on the disk of {there}"), {}))
             break
-    if os.environ["PROFILE"] == "gpu" and not query("--query-gpu=index,name"):
+    if os.environ["PROFILE"] == "gpu" and not look().gpus:
         found.append(("E24", tr("nvidia-smi 没有列出任何 GPU", "nvidia-smi lists no GPU"), {}))
     return found
 

@@ -24,16 +24,16 @@ from urllib.error import HTTPError
 from urllib.parse import unquote_to_bytes, urlsplit, urlunsplit
 
 from runbook import ROOT
-from runbook.machine.gpus import query, server_pids
+from runbook.machine.gpus import given, is_named, look, server_pids
 from runbook.machine.memory import GIB
 from runbook.machine.table import Row, State, show
 from runbook.machine.venv import is_free, is_ours, lacks, locked
-from runbook.messages import end_with_the_reader, masked, run
+from runbook.messages import end_with_the_reader, masked, run, tr
 from runbook.model.directory import check
 from runbook.plan.planner import make_plan
+from runbook.plan.rules import LEAST, unusable
 
 DRIVER = 580  # of NVIDIA, for CUDA 13, which the locked vLLM is built with; CUDA 12 and vLLM 0.19 need 525
-CAPABILITY = 7.5  # the minimum of the locked vLLM; bfloat16 needs 8.0
 # Measured disk space in GiB: the virtual environment, the model. The size of any other model is in its listing.
 NEEDS = {"gpu": 9.0, "cpu": 4.0}
 MODELS = {"demo": 0.6, "demo-embedding": 0.2, "Qwen/Qwen3-4B-Instruct-2507": 8.0}
@@ -273,49 +273,56 @@ def network() -> Iterator[Row | None]:
 
 def gpus() -> Iterator[Row]:
     """Check the GPUs, their driver and their compute capability against what the locked vLLM needs."""
-    rows = query("--query-gpu=index,name,driver_version")
-    if not rows:
-        yield Row(
-            "gpu",
-            "fail",
-            "PROFILE=gpu，但 nvidia-smi 没有列出任何 GPU",
-            "PROFILE=gpu, but nvidia-smi lists no GPU",
-            "请运行 nvidia-smi 检查驱动；没有 GPU 时设置 PROFILE=cpu",
-            "Run nvidia-smi to check the driver; without a GPU set PROFILE=cpu",
-        )
+    seen, visible = look(), given()
+    if not seen.gpus:
+        zh, en = seen.trouble or "nvidia-smi 没有列出任何 GPU", seen.trouble or "nvidia-smi lists no GPU"
+        todo = tr("请运行 nvidia-smi 检查驱动", "Run nvidia-smi to check the driver")
+        zh_cpu, en_cpu = "没有 GPU 时设置 PROFILE=cpu", "without a GPU set PROFILE=cpu"
+        yield Row("gpu", "fail", zh, en, f"{seen.todo or todo}；{zh_cpu}", f"{seen.todo or todo}; {en_cpu}")
         return
-    yield Row(
-        "gpu",
-        "ok",
-        ", ".join(f"{line[0]} {line[1]}" for line in rows),
-        ", ".join(f"{line[0]} {line[1]}" for line in rows),
-    )
-    version = rows[0][2]
+    wanted = os.environ["GPU"].split(",") if os.environ["GPU"] != "auto" else visible
+    used = [one for one in seen.gpus if wanted is None or any(is_named(one, name) for name in wanted)]
+    problems = {one: unusable(one, server_pids()) for one in used}
+    able = [one for one in used if not problems[one]]
+    names = ", ".join(f"{one.index} {one.name}" for one in used)
+    lost = seen.trouble and f"; {seen.trouble}"
+    yield Row("gpu", "warn" if lost else "ok" if used else "fail", names + lost, names + lost, seen.todo, seen.todo)
+    for one, why in problems.items():
+        if why and (not able or os.environ["GPU"] != "auto"):
+            state: State = "fail"
+        elif why:
+            state = "warn"
+        else:
+            continue
+        zh, en = "换一张 GPU（GPU=编号）或 PROFILE=cpu", "Another GPU (GPU=INDEX) or PROFILE=cpu"
+        yield Row("usable", state, f"GPU {one.index}：{why}", f"GPU {one.index}: {why}", zh, en)
+    if visible is not None and os.environ["GPU"] == "auto":
+        text = f"CUDA_VISIBLE_DEVICES={os.environ['CUDA_VISIBLE_DEVICES']}"
+        yield Row("given", "ok" if used else "fail", f"{text}：只使用这些 GPU", f"{text}: only these GPUs are used")
+    version = next((one.driver for one in seen.gpus if one.driver), "")
     major = int(version.split(".")[0]) if version.split(".")[0].isdigit() else 0
     compatible = os.environ.get("VLLM_ENABLE_CUDA_COMPATIBILITY") == "1"
     older = "0.19.x" if major >= 525 else "-"
-    yield Row(
-        "driver",
-        "ok" if major >= DRIVER else "warn" if compatible or not major else "fail",
-        f"驱动 {version}（vLLM 0.32 基于 CUDA 13，需要 580 以上）",
-        f"{version} (vLLM 0.32 is built for CUDA 13 and needs 580 or newer)",
-        f"请升级驱动；数据中心级 GPU 可安装 cuda-compat 并 export VLLM_ENABLE_CUDA_COMPATIBILITY=1；"
-        f"不升级时可用的旧版 vLLM：{older}",
-        "Update the driver; a data-centre GPU can use cuda-compat with VLLM_ENABLE_CUDA_COMPATIBILITY=1; the "
-        f"older vLLM that this driver runs: {older}",
-    )
-    chosen = os.environ["GPU"].split(",")
-    able = [line for line in query("--query-gpu=index,compute_cap") if "auto" in chosen or line[0] in chosen]
-    numbers = [float(line[1]) for line in able if re.fullmatch(r"\d+\.\d+", line[-1])]
-    if numbers:
-        least = min(numbers)
+    if version:
+        yield Row(
+            "driver",
+            "ok" if major >= DRIVER else "warn" if compatible or not major else "fail",
+            f"驱动 {version}（vLLM 0.32 基于 CUDA 13，需要 580 以上）",
+            f"{version} (vLLM 0.32 is built for CUDA 13 and needs 580 or newer)",
+            f"请升级驱动；数据中心级 GPU 可安装 cuda-compat 并 export VLLM_ENABLE_CUDA_COMPATIBILITY=1；"
+            f"不升级时可用的旧版 vLLM：{older}",
+            "Update the driver; a data-centre GPU can use cuda-compat with VLLM_ENABLE_CUDA_COMPATIBILITY=1; the "
+            f"older vLLM that this driver runs: {older}",
+        )
+    if numbers := [one.capability for one in able if one.capability]:
+        least = min(numbers) if os.environ["GPU"] != "auto" else max(numbers)
         yield Row(
             "capability",
-            "ok" if least >= 8 else "warn" if least >= CAPABILITY else "fail",
-            f"计算能力 {least}（需要 7.5 以上；bfloat16 需要 8.0）",
-            f"{least} (7.5 is needed, 8.0 for bfloat16)",
-            "低于 8.0：在 .env 中设置 VLLM_EXTRA_ARGS='--dtype half'；低于 7.5：换一张 GPU（GPU=编号）或 PROFILE=cpu",
-            "Below 8.0: VLLM_EXTRA_ARGS='--dtype half' in .env; below 7.5: another GPU (GPU=INDEX) or PROFILE=cpu",
+            "ok" if least >= 8 else "warn",
+            f"计算能力 {least}（需要 {LEAST} 以上；bfloat16 需要 8.0）",
+            f"{least} ({LEAST} is needed, 8.0 for bfloat16)",
+            "低于 8.0：vLLM 会改用 float16；设置 VLLM_EXTRA_ARGS='--dtype half' 可去掉日志中的提示",
+            "Below 8.0 vLLM uses float16 instead; with VLLM_EXTRA_ARGS='--dtype half' it does not warn about that",
         )
 
 
@@ -347,8 +354,8 @@ def server() -> Iterator[Row]:
     record, _ = make_plan()
     # A running server has its memory, but in a container nvidia-smi may not show which process uses it.
     states: dict[bool | None, State] = {True: "ok", False: "warn" if own else "fail"}
-    states[None] = "warn" if model_state()[0] == 0 else "ok"
-    if record["profile"] == "cpu" or query("--query-gpu=index"):
+    states[None] = "warn"
+    if record["profile"] == "cpu" or look().gpus:
         yield Row(
             "memory",
             states[record["fits"]],

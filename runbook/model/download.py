@@ -33,6 +33,7 @@ from runbook.model.directory import (
     write_manifest,
 )
 from runbook.model.partial_files import bytes_on_disk, partial_files, split_merged
+from runbook.model.source import unservable
 
 # The client's own settings, which it reads when it is imported. A variable that the user has set stays.
 TUNING: dict[str, int | str] = {
@@ -346,6 +347,8 @@ def fetch(directory: Path, model: str, revision: str, verify: bool) -> None:
         print(tr(f"    重新下载：{', '.join(wrong)}", f"    downloading again: {', '.join(wrong)}"), flush=True)
     job = Fetch(directory, model, revision)
     files = job.listing()
+    if why := unservable(files):
+        raise Fault("E208", model=model, why=why)
     if strange := in_the_way(directory, files):
         raise Fault("E79", folder=directory, found=named(strange), model=model)
     for name in set(before) & set(files):

@@ -5,15 +5,15 @@ utilization × total, less the weights and vLLM's own memory, becomes blocks of 
 """
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from math import ceil, floor
 
 from runbook.machine.memory import GIB, Memory, gib, together
 from runbook.messages import tr
 from runbook.plan.model import Model
+from runbook.plan.request import Request
 
-ENOUGH = 65536  # tokens of KV cache: `auto` takes no more, and the rest of the GPU stays free
 LEAST = 2048  # tokens: a shorter context is too small for a question about a document
 MOST = 0.92  # vLLM's default utilization
 CPU_KV = 2 * GIB  # set by serve.sh if the utilization is `auto`
@@ -21,17 +21,6 @@ CPU_KV = 2 * GIB  # set by serve.sh if the utilization is `auto`
 # CUDA graphs and libraries.
 GPU_OVERHEAD = 2 * GIB
 CPU_OVERHEAD = int(0.745 * GIB)  # a worker's memory besides the weights, measured with vLLM 0.32 on x86
-
-
-@dataclass(frozen=True)
-class Request:
-    """What the settings request; None means auto. `width`, `kv_width`: bytes of a weight, of a KV element."""
-
-    share: float | None
-    context: int | None
-    width: int
-    kv_width: int
-    fp8: bool = False
 
 
 @dataclass(frozen=True)
@@ -44,6 +33,7 @@ class Estimate:
     room: int
     at_once: float
     problem: str = ""
+    seqs: int = 0  # --max-num-seqs, if vLLM's default is more than the states that fit; else 0
 
 
 @dataclass(frozen=True)
@@ -54,12 +44,13 @@ class Cache:
     block_bytes: int
     groups: tuple[tuple[int, int], ...]  # (window in tokens or 0, number of groups)
     in_flight: int  # tokens of one batch, which a sliding window keeps as well
+    states: int = 0  # blocks of one request for the layers that keep a state instead of a cache
 
     def blocks(self, context: int) -> int:
         """Return the most blocks that one request of `context` tokens needs."""
         kept = ((ceil(min(w - 1 + self.in_flight, context) / self.block) + 1) * count for w, count in self.groups if w)
         full = sum(count for window, count in self.groups if not window)
-        return full * ceil(context / self.block) + sum(kept)
+        return full * ceil(context / self.block) + sum(kept) + self.states
 
     def at_once(self, room: int, context: int) -> float:
         """Return how many contexts of `context` tokens fit into `room` bytes."""
@@ -81,6 +72,8 @@ def cache_of(model: Model, memory: Memory, request: Request) -> Cache:
     split = 1 if model.latent else min(memory.count, model.heads)
     in_flight = 2048 * memory.count if not memory.gpus else 2 * (2048 if memory.total < 70 * GIB else 8192)
     kinds = Counter(window for _, window in model.layers)
+    if model.states[0]:
+        return _hybrid(model, request, split, in_flight)
     if len(kinds) == 1:
         elements, groups = sum(elements for elements, _ in model.layers), tuple((window, 1) for window in kinds)
     else:
@@ -91,6 +84,34 @@ def cache_of(model: Model, memory: Memory, request: Request) -> Cache:
     return Cache(block, block * elements * request.kv_width // split, groups, in_flight)
 
 
+def _hybrid(model: Model, request: Request, split: int, in_flight: int) -> Cache:
+    """Return the cache of a model in which most layers keep one state for a request, and the others a KV cache.
+
+    A state fills one block, so a block has as many tokens as need that many bytes (platforms/interface.py,
+    update_block_size_for_backend); with prefix caching a request has two states (kv_cache_interface.py, MambaSpec).
+    """
+    count, narrow, wide = model.states
+    state = (narrow * request.width + wide * 4) // split
+    token = max(elements for elements, _ in model.layers) * request.kv_width // split
+    block = 16 * ceil(state / (16 * token))
+    least, most = sorted((count, len(model.layers)))
+    size = most if most < least * 1.5 else least
+    groups = ((0, ceil(len(model.layers) / size)),)
+    return Cache(block, block * token * size, groups, in_flight, 2 * ceil(count / size))
+
+
+def max_num_seqs(model: Model, memory: Memory, cache: Cache, request: Request, room: int) -> int:
+    """Return the --max-num-seqs that a hybrid model needs on a GPU, 0 if vLLM's default fits or the user has set it.
+
+    vLLM refuses to start with more sequences than blocks (config/compilation.py). A tenth is left for the estimate.
+    """
+    if not memory.gpus or not model.states[0] or "--max-num-seqs" in request.options:
+        return 0
+    blocks = room // cache.block_bytes
+    default = 1024 if memory.total >= 70 * GIB else 256  # engine/arg_utils.py
+    return 0 if blocks > 1.1 * default else max(1, min(256, int(blocks * 0.9)))
+
+
 def estimate(model: Model, memory: Memory, request: Request) -> Estimate:
     """Return the sizes for the request in this memory, and whether it fits."""
     cache, cpu = cache_of(model, memory, request), not memory.gpus
@@ -98,8 +119,8 @@ def estimate(model: Model, memory: Memory, request: Request) -> Estimate:
     weights = (inner + model.embeddings * request.width + model.packed) // memory.count
     own = CPU_OVERHEAD + model.tied * model.embeddings * request.width if cpu else GPU_OVERHEAD
     fixed = weights + own
-    length = request.context or min(ENOUGH, model.longest)
-    wanted = ceil(max(length, ENOUGH) / length) * cache.blocks(length) + 1
+    length = request.context or min(request.enough, model.longest)
+    wanted = ceil(max(length, request.enough) / length) * cache.blocks(length) + 1
     if request.share:
         share, room = request.share, int(request.share * memory.total) - fixed
     else:
@@ -112,7 +133,8 @@ def estimate(model: Model, memory: Memory, request: Request) -> Estimate:
             room = int(share * memory.total) - fixed
     context = request.context or cache.longest(room, model.longest)
     at_once = cache.at_once(room, context) if context and room > 0 else 0
-    values = Estimate(share, context, weights, max(room, 0), at_once)
+    seqs = max_num_seqs(model, memory, cache, request, max(room, 0))
+    values = Estimate(share, context, weights, max(room, 0), at_once, seqs=seqs)
     if length > model.longest:
         problem = tr(
             f"MAX_MODEL_LEN={length} 超过模型自身的上限 {model.longest}",
@@ -149,23 +171,34 @@ def _problem(cache: Cache, model: Model, memory: Memory, request: Request, found
     return ""
 
 
-def advice(model: Model, chosen: Memory, gpus: list[Memory], request: Request) -> Iterator[str]:
-    """Yield settings that would fit instead, the smallest change first."""
-    eight_bits = replace(request, kv_width=1)
+def advice(
+    model: Model,
+    chosen: Memory,
+    gpus: list[Memory],
+    request: Request,
+    possible: Callable[[Memory, Request], bool] = lambda memory, request: True,
+) -> Iterator[str]:
+    """Yield settings that would fit instead, the smallest change first. possible: whether the rules allow it."""
+    eight_bits = replace(request, kv_width=1, options={**request.options, "--kv-cache-dtype": "fp8"})
+    both = replace(eight_bits, fp8=True, options={**eight_bits.options, "--quantization": "fp8"})
 
     def fits(memory: Memory, changed: Request) -> bool:
-        return not estimate(model, memory, changed).problem
+        return not estimate(model, memory, changed).problem and possible(memory, changed)
 
-    others = [gpu for gpu in gpus if gpu != chosen and fits(gpu, request)]
+    others = [gpu for gpu in gpus if gpu.gpus != chosen.gpus and fits(gpu, request)]
     if others:
         yield f"GPU={max(others, key=lambda gpu: gpu.free).gpus}"
-    if request.share and not (other := estimate(model, chosen, replace(request, share=None))).problem:
-        yield f"GPU_MEMORY_UTILIZATION={other.share:g}"
-    if request.context and not (other := estimate(model, chosen, replace(request, context=None))).problem:
-        yield f"MAX_MODEL_LEN={other.context}"
+    if request.share and fits(chosen, replace(request, share=None)):
+        yield f"GPU_MEMORY_UTILIZATION={estimate(model, chosen, replace(request, share=None)).share:g}"
+    if request.context and fits(chosen, replace(request, context=None)):
+        yield f"MAX_MODEL_LEN={estimate(model, chosen, replace(request, context=None)).context}"
     if request.kv_width > 1 and chosen.gpus and fits(chosen, eight_bits):
         yield "VLLM_EXTRA_ARGS='--kv-cache-dtype fp8'"
-    if chosen.gpus and not model.packed and not request.fp8 and fits(chosen, replace(eight_bits, fp8=True)):
+    if chosen.gpus and not model.packed and not request.fp8 and fits(chosen, both):
         yield "VLLM_EXTRA_ARGS='--quantization fp8 --kv-cache-dtype fp8'"
-    if len(gpus) > 1 and chosen.count == 1 and model.heads % len(gpus) == 0 and fits(together(gpus), request):
-        yield f"GPU={together(gpus).gpus}"
+    freest = sorted(gpus, key=lambda gpu: gpu.free, reverse=True)
+    for count in range(2, len(gpus) + 1):
+        some = together(sorted(freest[:count], key=lambda gpu: gpus.index(gpu)))
+        if some.gpus != chosen.gpus and fits(some, request):
+            yield f"GPU={some.gpus}"
+            return

@@ -105,7 +105,7 @@ environment_findings() { # print a line for each part of this environment that w
   [[ -z ${VLLM_HOST_IP:-} ]] || finding "VLLM_HOST_IP=$VLLM_HOST_IP 会传给服务：它是多台机器之间通信的地址，不是监听地址（那是 .env 中的 HOST）" \
     "VLLM_HOST_IP=$VLLM_HOST_IP reaches the server: it is the address for traffic between machines, not the one to listen on (HOST in .env)" \
     "只用一台机器时：unset VLLM_HOST_IP" "With a single machine: unset VLLM_HOST_IP"
-  [[ $PROFILE != gpu || ${CUDA_VISIBLE_DEVICES-$GPU} == "$GPU" ]] || finding "已设置 CUDA_VISIBLE_DEVICES=$CUDA_VISIBLE_DEVICES，但服务使用哪张 GPU 由 GPU=$GPU 决定" \
+  [[ $PROFILE != gpu || $GPU == auto || ${CUDA_VISIBLE_DEVICES-$GPU} == "$GPU" ]] || finding "已设置 CUDA_VISIBLE_DEVICES=$CUDA_VISIBLE_DEVICES，但服务使用哪张 GPU 由 GPU=$GPU 决定" \
     "CUDA_VISIBLE_DEVICES=$CUDA_VISIBLE_DEVICES is set, but GPU=$GPU decides which GPU the server uses" \
     "若这是调度系统分配给你的 GPU，请在 .env 中按 nvidia-smi 的编号设置，如 GPU=1" "If a scheduler gave you that GPU, set its index in nvidia-smi in .env, such as GPU=1"
 }

@@ -121,12 +121,15 @@ load_settings() {
 
 note() { [[ -n ${RUNBOOK_TASK:-} ]] || say "$1" "$2" >&2; }
 
-# nvidia-smi is the only source of facts about GPUs.
-has_gpu() { [[ $'\n'$(nvidia-smi -L 2>/dev/null) == *$'\nGPU '* ]]; }
+about_gpus() { # about_gpus profile|listed: print gpu or cpu; or check that nvidia-smi lists a GPU
+  local python
+  python=$(find_python) || exit 1
+  module "$python" machine.gpus "$1"
+}
 
 resolve_auto() { # resolve auto: the profile, the model, its directory and its name
   if [[ $PROFILE == auto ]]; then
-    PROFILE=$(has_gpu && echo gpu || echo cpu)
+    PROFILE=$(about_gpus profile) || exit 1
     note "PROFILE=auto → $PROFILE（依据 nvidia-smi）" "PROFILE=auto → $PROFILE (by nvidia-smi)"
   fi
   local chosen=$MODEL_ID

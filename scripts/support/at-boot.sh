@@ -29,7 +29,7 @@ for key in BASE_DIR VENV_DIR MODEL_DIR LOG_DIR; do
   [[ -e ${!key} ]] || missing+=("$key=${!key}")
 done
 # With PROFILE=auto, the small model would be served on the CPU if the driver is not loaded yet.
-if [[ ${RUNBOOK_BOOT_PROFILE:-} == gpu && ${RAW[PROFILE]} != cpu ]] && ! has_gpu; then
+if [[ ${RUNBOOK_BOOT_PROFILE:-} == gpu && ${RAW[PROFILE]} != cpu ]] && ! about_gpus listed; then
   missing+=("$(pick "nvidia-smi 中的 GPU" "a GPU in nvidia-smi")")
 fi
 ((${#missing[@]} == 0)) || die E86 "missing=${missing[*]}"

@@ -16,6 +16,7 @@ fi
 PORT=$((PORT + place)) TMUX_SESSION=$TMUX_SESSION-$kind LOG_DIR=$LOG_DIR/$kind
 # shellcheck disable=SC2034 # printed by name
 MODEL_REVISION=master MODEL_DIR='' SERVED_MODEL_NAME='' VLLM_EXTRA_ARGS='' GPU_MEMORY_UTILIZATION=auto MAX_MODEL_LEN=auto
+resolve_auto # the plan of the other servers reads the file
 
 content() { # print every setting, as the settings file of that server
   local key text

@@ -12,9 +12,9 @@ from unittest.mock import patch
 import pytest
 
 from runbook.machine.memory import GIB, Memory
-from runbook.plan.estimate import Request, cache_of
+from runbook.plan.estimate import cache_of
 from runbook.plan.model import read_model
-from runbook.plan.planner import the_request
+from runbook.plan.request import Request, the_request
 from tests.conftest import Shell
 from tests.e2e.conftest import Deployment
 
