@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from math import ceil
 from typing import Any
 
 from runbook.machine.gpus import Gpu, given, held, is_named, look, owner, server_pids
@@ -118,7 +119,7 @@ def divided(own: tuple[int, int], others: list[tuple[int, int]], free: int) -> l
     everyone = [own, *others]
     least, wanted = (sum(sizes[i] for sizes in everyone) for i in (0, 1))
     part = 1.0 if wanted <= free else max(free - least, 0) / max(wanted - least, 1)
-    return [int(low + part * (high - low)) for low, high in others]
+    return [ceil(low + part * (high - low)) for low, high in others]
 
 
 def bar(one: Card, ours: int) -> str:
@@ -321,7 +322,7 @@ def choose() -> tuple[str, str, str, str, int, str]:
     )
     if seen and not seen.gpus:
         raise Fault(
-            "E24", why=seen.trouble or tr("nvidia-smi 没有列出任何 GPU", "nvidia-smi lists no GPU"), todo=seen.todo
+            "E207", why=seen.trouble or tr("nvidia-smi 没有列出任何 GPU", "nvidia-smi lists no GPU"), todo=seen.todo
         )
     gpu = gpu_setting(record)
     if not seen:

@@ -23,6 +23,7 @@ QUANTIZATIONS = {
 }  # fmt: skip
 FP8_KV, FP8_KV_COMPILED = 8.9, 8.0  # v1/attention/backends/triton_attn.py; flashinfer.py, which compiles with nvcc
 FP8_NATIVE = 8.9  # below, FP8 weights are unpacked by other kernels (fp8.py, Marlin)
+NVCC = Path("/usr/local/cuda/bin/nvcc")
 REMOVED = {  # options that were in earlier versions (engine/arg_utils.py)
     "--rope-scaling": '--hf-overrides \'{"rope_parameters": {"rope_type": "yarn", "factor": 4.0, '
     '"original_max_position_embeddings": 32768}}\'',
@@ -115,7 +116,7 @@ def capable(model: Model, request: Request, gpus: list[Gpu]) -> Iterator[str]:
     if request.options.get("--dtype") == "bfloat16" and least < 8:
         yield needs("bfloat16", 8.0)
     if request.options.get("--kv-cache-dtype", "").startswith("fp8") and least < FP8_KV:
-        compiles = shutil.which("nvcc") or Path("/usr/local/cuda/bin/nvcc").exists()
+        compiles = shutil.which("nvcc") or NVCC.exists()
         if not (compiles and least >= FP8_KV_COMPILED):
             yield needs(tr("--kv-cache-dtype fp8（没有 nvcc 时）", "--kv-cache-dtype fp8 (without nvcc)"), FP8_KV)
     if "fp8" in method and least < FP8_NATIVE <= most:
