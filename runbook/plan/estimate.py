@@ -73,7 +73,7 @@ def cache_of(model: Model, memory: Memory, request: Request) -> Cache:
     in_flight = 2048 * memory.count if not memory.gpus else 2 * (2048 if memory.total < 70 * GIB else 8192)
     kinds = Counter(window for _, window in model.layers)
     if model.states[0]:
-        return _hybrid(model, request, split, in_flight)
+        return _hybrid(model, memory, request, split, in_flight)
     if len(kinds) == 1:
         elements, groups = sum(elements for elements, _ in model.layers), tuple((window, 1) for window in kinds)
     else:
@@ -84,16 +84,18 @@ def cache_of(model: Model, memory: Memory, request: Request) -> Cache:
     return Cache(block, block * elements * request.kv_width // split, groups, in_flight)
 
 
-def _hybrid(model: Model, request: Request, split: int, in_flight: int) -> Cache:
+def _hybrid(model: Model, memory: Memory, request: Request, split: int, in_flight: int) -> Cache:
     """Return the cache of a model in which most layers keep one state for a request, and the others a KV cache.
 
     A state fills one block, so a block has as many tokens as need that many bytes (platforms/interface.py,
-    update_block_size_for_backend); with prefix caching a request has two states (kv_cache_interface.py, MambaSpec).
+    _align_hybrid_block_size); with prefix caching a request has two states (kv_cache_interface.py, MambaSpec). The CPU
+    build keeps the recurrent state in float32 (platforms/cpu.py).
     """
-    count, narrow, wide = model.states
-    state = (narrow * request.width + wide * 4) // split
+    count, convolution, recurrent, whole = model.states
+    unit = 16 if memory.gpus else 128
+    state = (convolution * request.width + recurrent * (4 if whole or not memory.gpus else request.width)) // split
     token = max(elements for elements, _ in model.layers) * request.kv_width // split
-    block = 16 * ceil(state / (16 * token))
+    block = unit * ceil(state / (unit * token))
     least, most = sorted((count, len(model.layers)))
     size = most if most < least * 1.5 else least
     groups = ((0, ceil(len(model.layers) / size)),)

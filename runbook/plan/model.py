@@ -27,9 +27,9 @@ class Model:
     longest: int  # tokens
     latent: bool = False  # MLA: one vector for all heads
     tied: bool = False  # the output embedding is the input's; the CPU build keeps a second, repacked copy of it
-    # Layers that keep a state for each request instead of a KV cache: their number, and the elements of one state in
-    # the model's type and in float32.
-    states: tuple[int, int, int] = (0, 0, 0)
+    # Layers that keep a state for each request instead of a KV cache: their number, the elements of the state of their
+    # convolution and of the recurrent one, and whether that one is float32.
+    states: tuple[int, int, int, bool] = (0, 0, 0, False)
     config: Mapping[str, Any] = field(default_factory=dict)  # config.json, with its text part in front
 
 
@@ -90,20 +90,19 @@ def kv_layers(config: dict[str, Any]) -> tuple[tuple[int, int], ...]:
     return tuple((elements, window if "sliding" in kind else 0) for kind in cached)
 
 
-def state_of(config: Mapping[str, Any]) -> tuple[int, int, int]:
-    """Return `states` of a model with linear attention: the convolution's and the recurrent state of a gated delta net.
+def state_of(config: Mapping[str, Any]) -> tuple[int, int, int, bool]:
+    """Return `states` of a model with linear attention: of gated delta nets.
 
     Source: vLLM 0.32, model_executor/layers/mamba/mamba_utils.py, gated_delta_net_state_shape.
     """
     layers = sum("linear" in kind for kind in config.get("layer_types") or ())
     if not layers or not config.get("linear_num_value_heads"):
-        return (0, 0, 0)
+        return (0, 0, 0, False)
     keys = config["linear_num_key_heads"] * config["linear_key_head_dim"]
     values = config["linear_num_value_heads"] * config["linear_value_head_dim"]
     convolution = (2 * keys + values) * (config["linear_conv_kernel_dim"] - 1)
     recurrent = values * config["linear_key_head_dim"]
-    whole = config.get("mamba_ssm_dtype") == "float32"
-    return (layers, convolution + (0 if whole else recurrent), recurrent if whole else 0)
+    return (layers, convolution, recurrent, config.get("mamba_ssm_dtype") == "float32")
 
 
 def build(name: str, whole: dict[str, Any], headers: Iterable[Mapping[str, Any]], told: int | None = None) -> Model:

@@ -224,8 +224,8 @@ def test_a_hybrid_model_needs_room_for_a_state_of_every_request() -> None:
     """vllm-project/vllm#49064: with 0.92 of an H100 a model of this kind has 969 blocks, and vLLM wants 1024."""
     card, which = Memory("0", 80 * GIB, 79 * GIB), hybrid()
     conv, recurrent = (2 * 16 * 128 + 48 * 128) * 3, 48 * 128 * 128
-    assert which.states == (48, conv + recurrent, 0)
-    assert hybrid(mamba_ssm_dtype="float32").states == (48, conv, recurrent)
+    assert which.states == (48, conv, recurrent, False)
+    assert hybrid(mamba_ssm_dtype="float32").states == (48, conv, recurrent, True)
     cache = cache_of(which, card, request())
     assert cache.block % 16 == 0
     assert cache.block * 2 * 4 * 256 * 2 >= (conv + recurrent) * 2, "a block holds a state"
