@@ -67,8 +67,8 @@ def divides(model: Model, request: Request, count: int) -> Iterator[tuple[str, s
     config: Mapping[str, Any] = model.config
     heads = config.get("num_attention_heads") or config.get("n_head") or 0
     if heads % count:
-        text = f"attention heads ({heads}) do not divide by {count} GPUs"
-        yield tr(f"{heads} 个注意力头不能由 {count} 张 GPU 平分", f"the {text}"), ""
+        en = f"the attention heads ({heads}) do not divide by {count} GPUs"
+        yield tr(f"{heads} 个注意力头不能由 {count} 张 GPU 平分", en), ""
         return
     kv = model.heads
     if kv > 1 and (kv % count if kv >= count else count % kv):

@@ -112,7 +112,13 @@ for number, (name, (kind, config)) in enumerate(cases.items()):
 
 def width() -> int:
     """Bytes of a weight and of a KV element on this CPU."""
-    wanted = {"GPU_MEMORY_UTILIZATION": "auto", "MAX_MODEL_LEN": "auto", "PROFILE": "cpu", "VLLM_EXTRA_ARGS": "", "MODEL_DIR": "/none"}
+    wanted = {
+        "GPU_MEMORY_UTILIZATION": "auto",
+        "MAX_MODEL_LEN": "auto",
+        "PROFILE": "cpu",
+        "VLLM_EXTRA_ARGS": "",
+        "MODEL_DIR": "/none",
+    }
     with patch.dict(os.environ, wanted):
         return the_request().width
 

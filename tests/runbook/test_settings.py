@@ -91,16 +91,15 @@ def test_auto_is_resolved_alike(given: dict[str, str], expected: tuple[str, str,
     assert in_shell(environ) == in_python(environ)
 
 
-@pytest.mark.parametrize(("cards", "profile"), [([(1, 2)], "gpu"), ([], "cpu")])
-def test_profile_follows_nvidia_smi(
-    shell: Shell, monkeypatch: pytest.MonkeyPatch, cards: list[tuple[int, int]], profile: str
-) -> None:
+@pytest.mark.parametrize("works", [True, False])
+def test_profile_follows_nvidia_smi(works: bool, shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that fails is a GPU all the same: the steps then say what is wrong."""
     shell.stand_in("nvidia-smi", "echo 'NVIDIA-SMI has failed'; exit 9")
-    if cards:
-        shell.cards(*cards)
+    if works:
+        shell.cards((1, 2))
     environ = shell.environ(PROFILE="auto")
     monkeypatch.setenv("PATH", environ["PATH"])
-    assert load(environ)["PROFILE"] == profile
+    assert load(environ)["PROFILE"] == "gpu"
     assert in_shell(environ) == in_python(environ)
 
 

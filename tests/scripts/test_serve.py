@@ -83,7 +83,7 @@ ROWS = [
         "two of four cards",
         {"GPU": "1,2"},
         FOUR,
-        [*AUTO, "--tensor-parallel-size", "2", "--gpu-memory-utilization", "0.82"],
+        [*AUTO, "--tensor-parallel-size", "2", "--gpu-memory-utilization", "0.83"],
         {"CUDA_VISIBLE_DEVICES": "1,2"},
     ),
     Row(
