@@ -15,7 +15,7 @@ held() { # print "RAM VRAM" of the server's processes, in GiB
   # shellcheck disable=SC2086 # a list of paths without spaces
   ram=$(cat $pids 2>/dev/null </dev/null | awk '/^Pss:/ { kib += $2 } END { printf "%.1f", kib / 2 ^ 20 }')
   vram=$(awk -F ', *' 'NR == FNR { ours[$1]; next } $1 in ours { mib += $2 } END { printf "%.1f", mib / 1024 }' <(server_pids) \
-    <(nvidia-smi --query-compute-apps=pid,used_memory --format=csv,noheader,nounits 2>/dev/null || true))
+    <(timeout 10 nvidia-smi --query-compute-apps=pid,used_memory --format=csv,noheader,nounits 2>/dev/null || true))
   echo "$ram ${vram:-0.0}"
 }
 

@@ -182,6 +182,8 @@ class Plan:
         why, ways = _problem(model, request, self.gpus, values)
         self.record["reason"] = why or _reason(values, memory)
         if why:
+            if memory.gpus and why == values.problem:
+                self.record["reason"] += _whose_fault(model, memory, request)
             self.record["reason"] += self.who(own) + self.instead(model, memory, found, request, ways)
         index = [int(one) if one.isdigit() else one for one in memory.gpus.split(",") if one]
         place = index[0] if len(index) == 1 else index or None
@@ -266,6 +268,13 @@ def _problem(model: Model, request: Request, gpus: list[Card], values: Estimate)
     if found:
         return tr("；", "; ").join(text for text, _ in found), [way for _, way in found if way]
     return values.problem, []
+
+
+def _whose_fault(model: Model, memory: Memory, request: Request) -> str:
+    """Return whether the GPU is too small for what is asked, or only its free memory."""
+    if estimate(model, replace(memory, free=memory.total), request).problem:
+        return tr("；这张 GPU 本身就不够大", "; the GPU itself is too small for that")
+    return tr("；GPU 本身够大，但显存已被占用", "; the GPU is large enough, but its memory is in use")
 
 
 def _reason(values: Estimate, memory: Memory) -> str:

@@ -106,7 +106,7 @@ def test_a_sign_of_a_gpu_without_nvidia_smi(sign: str, shell: Shell) -> None:
             (places["pci"] / "0000:01:00.0/class").write_text("0x030200\n")
         case "wsl":
             wsl.write_text("")
-    found = {"PROC": places["proc"], "DEV": places["dev"], "PCI": places["pci"], "WSL": str(wsl)}
+    found: dict[str, Any] = {"PROC": places["proc"], "DEV": places["dev"], "PCI": places["pci"], "WSL": str(wsl)}
     with patch.dict(os.environ, settings(shell), clear=True), patch.multiple(gpus, **found):
         assert profile() == "gpu"
         assert "nvidia-smi is not" in look().trouble
@@ -120,7 +120,7 @@ def test_another_vendors_card_and_nvidias_sound_are_no_sign(vendor: str, kind: s
     (place / "vendor").write_text(vendor)
     (place / "class").write_text(kind)
     nothing = shell.home / "nothing"
-    found = {"PROC": nothing, "DEV": nothing, "PCI": place.parent, "WSL": str(nothing)}
+    found: dict[str, Any] = {"PROC": nothing, "DEV": nothing, "PCI": place.parent, "WSL": str(nothing)}
     with patch.dict(os.environ, settings(shell), clear=True), patch.multiple(gpus, **found):
         assert profile() == "cpu"
 
@@ -292,7 +292,12 @@ def test_a_gpu_is_named_by_its_index_or_the_beginning_of_its_uuid() -> None:
 def test_the_scripts_on_a_machine_whose_driver_was_updated(script: str, shell: Shell) -> None:
     """Each resolves PROFILE=auto by itself."""
     Smi(broken=MISMATCH, code=18).install(shell)
-    more = {"BASE_DIR": shell.home / "base", "PROFILE": "auto", "RUNBOOK_LANG": "en", "MODELSCOPE_ENDPOINT": NOWHERE}
+    more: dict[str, Any] = {
+        "BASE_DIR": shell.home / "base",
+        "PROFILE": "auto",
+        "RUNBOOK_LANG": "en",
+        "MODELSCOPE_ENDPOINT": NOWHERE,
+    }
     done = shell.script(script, RUNBOOK_DRY="1" if script == "serve" else "", **more)
     said = done.stdout + done.stderr
     assert "mismatch" in said

@@ -172,6 +172,10 @@ def test_who_holds_the_memory_is_named(shell: Shell) -> None:
     assert f"pid {os.getpid()} (" in reason
     assert "python" in reason
     assert "holds 22.5 GiB" in reason
+    assert "the GPU is large enough, but its memory is in use" in reason
+    nothing_remembered()
+    shell.cards((8000, 8192))
+    assert "the GPU itself is too small" in plan(shell)["reason"]
 
 
 def test_what_this_server_holds_counts_as_free(shell: Shell) -> None:

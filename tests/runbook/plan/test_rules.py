@@ -213,7 +213,12 @@ def test_overrides_that_are_no_json_are_said() -> None:
 def hybrid(layers: int = 64, every: int = 4, **more: Any) -> Model:
     """A model of Qwen3-Next's kind: one layer of `every` has attention, the others a state."""
     kinds = ["full_attention" if (i + 1) % every == 0 else "linear_attention" for i in range(layers)]
-    config = {"num_hidden_layers": layers, "num_attention_heads": 24, "num_key_value_heads": 4, "head_dim": 256}
+    config: dict[str, Any] = {
+        "num_hidden_layers": layers,
+        "num_attention_heads": 24,
+        "num_key_value_heads": 4,
+        "head_dim": 256,
+    }
     config |= {"layer_types": kinds, "linear_num_value_heads": 48, "linear_num_key_heads": 16}
     config |= {"linear_key_head_dim": 128, "linear_value_head_dim": 128, "linear_conv_kernel_dim": 4}
     config |= {"max_position_embeddings": 262144, "hidden_size": 5120, **more}
