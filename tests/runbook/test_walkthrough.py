@@ -231,7 +231,7 @@ def test_tab_completes_tasks_and_flags(name: str, shell: Shell) -> None:
         person.send("./inv st\t\t")
         person.expect(r"status +stop", timeout=10 * BUSY)
         person.send("\x15./inv deploy --\t\t")
-        person.expect(r"--dry +--from +--step +--to", timeout=10 * BUSY)
+        person.expect(r"--dry +--from +--rag +--step +--to", timeout=10 * BUSY)
     person.send("\x15./inv explain --la\t")
     person.expect("--lang", timeout=10 * BUSY)
     person.close(force=True)
