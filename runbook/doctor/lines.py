@@ -24,6 +24,7 @@ HEADS = [
             r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?(?:Z|[+-]\d\d:?\d\d)[ \t](?:std(?:out|err) [FP] )?",
         ),  # Kubernetes
         ("[", r"\[pod/(?P<process>[^\]]+)\] "),
+        ("[", r"\[\d+\] (?=[\[(])"),  # a number that a viewer has put in front
         (
             "A",
             r"[A-Z][a-z]{2} +\d+ \d\d:\d\d:\d\d(?:\.\d+)? \S+ (?P<process>[\w.@/-]+)(?:\[(?P<pid>\d+)\])?: ",
@@ -42,7 +43,8 @@ HEADS = [
         (
             "d[",
             rf"\[?{DATE}\]?(?: \d+)?[ \t]*(?:[|:-] ?)*(?:[\w.]+ - |[\w.]+: (?=\[))?"
-            rf"\[?(?P<level>{LEVEL})\]?(?:[ \t]+\d+(?= |$))?(?:[ \t]*[|:-]+)?[ \t]?",
+            rf"\[?(?P<level>{LEVEL})\]?(?:[ \t]+\d+(?= |$))?(?:[ \t]*[|:-]+)?[ \t]?"
+            r"(?:\[(?P<place>[\w./<>-]+\.py:\d+)\] ?)?",
         ),
         ("d[", rf"\[?{DATE}\]? (?=[\[(]|\S+:\d+:\d+ \[)"),
         ("d", r"\d\d:\d\d:\d\d \[(?P<level>" + LEVEL + r")\]:? ?"),
@@ -94,8 +96,8 @@ def parse(number: int, raw: str) -> Line:
         if found[1] in ("error", "fatal", "warning") and not inner.level:
             inner.level = {"fatal": "CRITICAL"}.get(found[1], found[1].upper())
         return inner
-    if raw.startswith("> "):  # a quotation
-        raw = raw[2:]
+    if raw.startswith("> ") or raw.lstrip().startswith("| "):  # a quotation; docker compose without a name
+        raw = raw.lstrip()[2:]
     if "\r" in raw:
         raw = next((part for part in reversed(raw.split("\r")) if part), "")
     if found := FAST.match(raw):

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from runbook.doctor.lines import Line
 from runbook.doctor.wording import (
+    ABORTED,
     ANY_EXCEPTION,
     BODY,
     CAUSED,
@@ -114,7 +115,9 @@ def is_echo(error: Error) -> bool:
     """Return whether an error only tells that something else failed."""
     head = error.head
     found = EXCEPTION.match(head) if error.kind == "exception" else None
-    if error.kind in ("compiler", "signal"):
+    if error.kind == "signal":  # a process aborts itself after an error that it has reported
+        return bool(ABORTED.search(head))
+    if error.kind == "compiler":
         return False
     return bool((found and ECHO_TYPES.match(found[1])) or ECHO.search(head))
 

@@ -113,6 +113,8 @@ ECHO = any_of(
     r"Engine core proc .* died unexpectedly",
     r"Failed core proc",
     r"Error executing method",
+    r"Engine process \(pid \d+\) died",
+    r"Engine is (?:already )?dead",
     r"Engine (?:process|loop) (?:failed to start|is not running|is dead|has died|is already dead)",
     r"AsyncEngineDeadError",
     r"MQEngineDeadError",
@@ -161,6 +163,7 @@ ECHO = any_of(
     r"^Error details:",
     r"LLM call failed:?$",
 )
+ABORTED = re.compile(r"(?:died|exited|terminated).*exit(?:ed with)?[ _-]?(?:code|status)[:= ]*(?:-6|134)\b")
 ECHO_TYPES = re.compile(
     r"^(?:[\w.]+\.)?(?:KeyboardInterrupt|SystemExit|CancelledError|EngineDeadError|RayTaskError|GeneratorExit|"
     r"ExceptionGroup|BaseExceptionGroup|ChildFailedError|MQEngineDeadError|AsyncEngineDeadError|EngineGenerateError|"
@@ -259,7 +262,14 @@ SUSPECT = any_of(
     r"\b[Ee]xceptions?\b",
     r"\b[Dd]enied\b",
     r"\b[Rr]efused\b",
-    r"\b[Tt]imed out\b",
+    r"\b[Tt]im(?:ed|ing) out\b",
+    r"\b[Tt]imeout\b",
+    r"\b\w*[a-z](?:Error|Exception)\b",
+    r"\bTraceback\b",
+    r"\b[Pp]anic(?:ked)?\b",
+    r"\b[Dd]ied\b",
+    r"\b[Kk]illed\b",
+    r"\b[Oo]ut of memory\b",
     r"\b[Cc]annot\b",
     r"\b[Uu]nable to\b",
     r"\b[Nn]ot (?:found|supported|enough)\b",

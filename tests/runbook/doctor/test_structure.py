@@ -264,3 +264,31 @@ def test_many_requests_before_the_cause_change_nothing_and_take_no_time() -> Non
     began = time.monotonic()
     assert codes(READY + OK * 300_000 + text) == ["E151"]
     assert time.monotonic() - began < 60, "25 MB take a second on a quiet machine"
+
+
+@pytest.mark.parametrize(
+    ("log", "code"),
+    [
+        (
+            "2026-01-02 03:04:05 ERROR 77 [engine.py:64]     return self.call(*words)\r\n"
+            "2026-01-02 03:04:05 ERROR 77 [engine.py:64] "
+            "RuntimeError: CUDA error: an illegal memory access was encountered",
+            "E151",
+        ),
+        (
+            "[812] [rank1]:[E102 03:04:05.1 P.cpp:6] [Rank 1] Watchdog caught collective operation timeout: Work(1)",
+            "E185",
+        ),
+        (
+            "  | ERROR 01-02 03:04:05 u.py:1] Worker VllmWorkerProcess pid 9 died, exit code: -6\n"
+            "  | [rank0]:[E P.cpp:5] [Rank 0] Watchdog caught collective operation timeout: Work(2)",
+            "E185",
+        ),
+        ("ERROR 01-02 03:04:05 client.py:2] RuntimeError('Engine process (pid 7) died.')", "E66"),
+        ("some program: it timed out", "E100"),
+        ("some program: OddlyNamedError", "E100"),
+    ],
+)
+def test_heads_of_other_programs_and_ends_that_are_echoes(log: str, code: str) -> None:
+    """A process that aborts itself has told why; a line whose head is not known is read for words of an error."""
+    assert codes(log) == [code]
