@@ -1,6 +1,7 @@
 """A stand-in for nvidia-smi whose words were recorded from real ones: any GPUs, and every known way to fail."""
 
 import json
+import sys
 from dataclasses import asdict, dataclass, field
 from inspect import getsource
 from pathlib import Path
@@ -105,4 +106,4 @@ class Smi:
         folder.mkdir(exist_ok=True)
         if folder not in shell.path:
             shell.path.append(folder)
-        return executable(folder / "nvidia-smi", f"exec /usr/bin/env python3 -S '{program}' \"$@\"")
+        return executable(folder / "nvidia-smi", f"exec '{sys.executable}' -S '{program}' \"$@\"")

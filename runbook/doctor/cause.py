@@ -16,6 +16,7 @@ GENERIC = re.compile(
 BUILD = re.compile(
     r"[Cc]ompile error|Ninja build failed|Error (?:building|compiling)|returned non-zero exit|CalledProcessError"
 )
+CHILD = 30  # lines after the parent's error, within which the traceback of its child begins
 HANG = 5  # vLLM repeats the message of a wait every minute
 
 
@@ -87,7 +88,7 @@ def failure(start: Start) -> Cause | None:
         first = min(strong, key=lambda unit: unit.line)
         if BUILD.search("\n".join(one.text for one in first.errors)):  # what the compiler has said may stand below
             first = next((one for one in strong if one.errors[0].kind == "compiler" and one.key == first.key), first)
-        return from_warning(start, with_nccl(cause_of(first), weak))
+        return from_warning(start, with_nccl(cause_of(from_child(first, strong)), weak))
     if weak:
         # The statement that is nearest before the end of the engine; else the first one.
         first = next((unit for unit in weak if unit.errors[0].kind != "statement"), weak[0])
@@ -96,6 +97,14 @@ def failure(start: Start) -> Cause | None:
     if echoes:
         return from_warning(start, cause_of(echoes[0], "died"))
     return None
+
+
+def from_child(unit: Unit, units: list[Unit]) -> Unit:
+    """Return the traceback of a subprocess that its parent has logged, if a unit only tells that it failed."""
+    if not unit.cause or "CalledProcessError" not in unit.cause.head:
+        return unit
+    following = (one for one in units if unit.line < one.line < unit.line + CHILD and one.key == unit.key)
+    return next((one for one in following if one.errors[0].kind == "exception"), unit)
 
 
 def died(unit: Unit) -> bool:

@@ -57,6 +57,7 @@ HEADS = [
             r"\[\d{4}-\d\d-\d\d \d\d:\d\d:\d\d[,.]\d+ (?P<letter>[IWEFCD]) \d+ \d+\] (?P<place>[\w./-]+:\d+): ?",
         ),  # Ray
         ("[", r"\[(?P<letter>[IWEFCD]) (?P<place>[\w./-]+:\d+)\] ?"),
+        ("[", r"\[(?P<place>[\w./<>-]+\.py:\d+)\] ?"),  # vLLM's, without the date in front
         ("aAd", r"[\w.-]+:\d+:(?P<pid>\d+) \[\d+\] (?:\S+ ){0,2}(?P<process>NCCL) (?P<level>INFO|WARN) "),
         ("A[", rf"\[?(?P<level>{LEVEL})\]?(?::[\w.]+)?:[ \t]*"),  # uvicorn, pip, Python's root logger
         ("a", r"(?P<level>warning|error|fatal)(?::[ \t]+|\t)"),  # uv, git

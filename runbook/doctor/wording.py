@@ -207,6 +207,7 @@ FATAL_WARNING = re.compile(
     r"Failed to import (?:from )?\S*vllm\S*.*?(?:ImportError|ModuleNotFoundError|OSError|with)\W?(.*)"
 )
 LATE = any_of(
+    r"torch::class_",
     r"_OpNamespace",
     r"object has no attribute",
     r"No module named 'vllm\._",
