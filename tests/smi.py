@@ -104,6 +104,9 @@ class Smi:
         program.write_text(PROGRAM.format(state=json.dumps(asdict(self)), source=getsource(answer)))
         folder = shell.home / "stand-ins"
         folder.mkdir(exist_ok=True)
+        shell.stand_in("cc", "exit 1")  # what Triton compiles with: a minimal machine has neither
+        (folder / "Python.h").touch()
+        shell.settings["CPATH"] = folder
         if folder not in shell.path:
             shell.path.append(folder)
         return executable(folder / "nvidia-smi", f"exec '{sys.executable}' -S '{program}' \"$@\"")

@@ -140,7 +140,7 @@ def test_no_page_scrolls_sideways_not_even_on_a_phone(seen: dict[Path, dict[str,
     [
         ("zh", "端口占用", "troubleshooting.html"),
         ("zh", "规划显存", "0-plan.html"),
-        ("en", "proxy", "5-curl-test.html"),
+        ("en", "proxy", "troubleshooting.html"),
         ("en", "supervisor", "4.1-tmux-start.html"),
     ],
 )
