@@ -66,8 +66,8 @@ def pytest_configure() -> None:
 # first, where its log is looked at, and the others get a copy.
 LANES = dict.fromkeys(("test_deploy", "test_staying_up"), "1")
 LANES |= dict.fromkeys(("test_commands_of_the_docs", "test_ragflow_models", "test_exported_script"), "2")
-LANES |= dict.fromkeys(("test_deploy_step", "test_chat", "test_locks", "test_home_unchanged", "test_two_hosts"), "2")
 LANES |= dict.fromkeys(("test_fresh_machine", "test_plan_against_vllm", "test_real_failures"), "3")
+LANES |= dict.fromkeys(("test_deploy_step", "test_chat", "test_locks", "test_home_unchanged", "test_two_hosts"), "3")
 LANES |= {"test_site": "4"}
 
 
