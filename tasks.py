@@ -32,8 +32,8 @@ def deploy(
     to: str | None = None,
 ) -> None:
     """按顺序执行全部步骤 · Run all steps, to a real answer."""
-    if rag and not (dry or steps.dry_wanted()):
-        list(members.write_files())  # first: the plan of the chat server keeps room for the others
+    if rag:
+        members.prepare(dry)
     (walkthrough if step else steps).deploy(dry, from_, to, members.deploy if rag else steps.nothing_more)
 
 

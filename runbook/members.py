@@ -12,7 +12,7 @@ from invoke.exceptions import Exit
 
 from runbook.messages import inv, tr
 from runbook.settings import Settings, load, rules
-from runbook.steps import run_script, run_step
+from runbook.steps import dry_wanted, run_script, run_step
 
 KINDS = ("embed", "rerank")
 STEPS = ("download", "port-check", "tmux-start", "curl-test")  # what a further server needs besides the chat server
@@ -52,6 +52,12 @@ def write_files(dry: bool = False) -> Iterator[tuple[str, Path]]:
         print(f"{file.name}")
         run_script("support/member-file", kind, str(file), settings=settings, dry=dry, again=inv("deploy --rag"))
         yield kind, file
+
+
+def prepare(dry: bool) -> None:
+    """Write the settings files before the chat server starts: its plan keeps room for the others. Raises Exit."""
+    if not (dry or dry_wanted()):
+        list(write_files())
 
 
 def deploy(dry: bool) -> None:

@@ -18,5 +18,6 @@ if [[ -n $CONTAINER ]]; then
   dry || CONTAINER_SAYS=$(printf 'Authorization: Bearer %s' "$API_KEY" | "${request[@]}" 2>/dev/null || true)
 fi
 KIND=$(model_kind) || exit 1
-export KIND CONTAINER CONTAINER_SAYS=${CONTAINER_SAYS:-}
+TOOLS=$(takes_tools)
+export KIND TOOLS CONTAINER CONTAINER_SAYS=${CONTAINER_SAYS:-}
 run_module "$python" ragflow.check "$@"

@@ -21,7 +21,7 @@ if [[ $kind == embedding ]]; then
   type=embedding default=Embedding older=$(pick 嵌入模型 "Embedding model")
 elif [[ $kind == rerank ]]; then
   type=rerank default=Rerank older=$(pick 重排序模型 "Rerank model")
-elif [[ -n $(tool_parser) || $VLLM_EXTRA_ARGS == *--tool-call-parser* ]]; then
+elif [[ $(takes_tools) == on ]]; then
   call=$(pick 选上 on)
 fi
 

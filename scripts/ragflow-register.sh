@@ -14,7 +14,9 @@ if [[ " $* " != *" --remove "* ]]; then
   context=$(server_context)
   [[ -n $context ]] || die E16 "url=$SOURCE_URL/models" "reason=$(pick "没有得到模型列表" "no list of models")"
   MAX_TOKENS=$(max_tokens "$context")
-  export MAX_TOKENS
+  KIND=$(model_kind) || exit 1
+  TOOLS=$(takes_tools)
+  export MAX_TOKENS KIND TOOLS
 fi
 python=$(find_python) || exit 1
 words=("$@")

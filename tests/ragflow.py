@@ -542,11 +542,17 @@ class Model:
     kind: str = "chat"  # or embedding, rerank
     answer: str = "I am a stand-in."
     slow: float = 0
+    refused: list[str] = field(default_factory=list)  # the paths that got another status than 200
 
 
 class _ModelHandler(_Handler):
     def state_reply(self, body: Any) -> Reply:
-        state: Model = self.state
+        reply = self.reply_of(self.state, body)
+        if reply[0] != 200:
+            self.state.refused.append(self.path)
+        return reply
+
+    def reply_of(self, state: Model, body: Any) -> Reply:
         if self.headers.get("Authorization") != f"Bearer {state.key}":
             return 401, {"error": "Unauthorized"}
         if self.path == "/v1/models":

@@ -2,7 +2,6 @@
 
 import re
 from dataclasses import dataclass, field
-from itertools import pairwise
 
 from runbook.doctor.lines import Line
 from runbook.doctor.structure import Error, Start, Unit
@@ -150,29 +149,12 @@ def refusals(start: Start, kind: str = "request") -> list[Cause]:
         if mark not in seen:
             seen.add(mark)
             found.append(cause)
-    asked = asks_for_the_kind(start.requests)
     for line in start.requests:
         request = REQUEST.search(line.text)
-        again = request and request["status"].startswith("4") and line.number < start.answered.get(request["path"], 0)
-        if line.number in asked or again:
-            continue  # it went on well
         mark = request["path"] + request["status"] if request else line.text
         if mark not in seen:
             seen.add(mark)
             found.append(Cause("request", line, line.process, "", [line.text.strip()]))
-    return found
-
-
-def asks_for_the_kind(requests: list[Line]) -> set[int]:
-    """Return the lines of requests by which a client, as RAGFlow, finds out what kind of model is served.
-
-    It sends one for embedding and one for reranking, one after the other, to whatever model it is.
-    """
-    found: set[int] = set()
-    for one, other in pairwise(requests):
-        paths = {match["path"] for line in (one, other) if (match := REQUEST.search(line.text))}
-        if other.number == one.number + 1 and paths == {"/v1/embeddings", "/v1/rerank"}:
-            found |= {one.number, other.number}
     return found
 
 

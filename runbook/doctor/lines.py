@@ -129,13 +129,9 @@ def parse(number: int, raw: str) -> Line:
 
 
 def parsed(lines: Iterable[str]) -> Iterator[Line]:
-    """Yield every line, taken apart; of many lines in a row that tell of the same served request, only the first."""
-    served = ""
+    """Yield every line, taken apart; of many lines in a row that tell of served requests, only the first."""
+    served = False
     for number, raw in enumerate(lines, 1):
-        before = served
-        if raw.endswith('" 200 OK'):
-            served = raw.split('"')[-2]
-        else:
-            served = (before or "-") if "Avg prompt throughput:" in raw else ""
-        if not served or served != before:
+        again, served = served, raw.endswith('" 200 OK') or "Avg prompt throughput:" in raw
+        if not (served and again):
             yield parse(number, raw[:LONGEST])

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from runbook.doctor.lines import Line
 from runbook.doctor.wording import (
     ABORTED,
-    ANSWER,
     ANY_EXCEPTION,
     BODY,
     CAUSED,
@@ -134,7 +133,6 @@ class Start:
 
     units: list[Unit] = field(default_factory=list)
     requests: list[Line] = field(default_factory=list)
-    answered: dict[str, int] = field(default_factory=dict)  # the last line that tells of an answer, by path
     warnings: list[Line] = field(default_factory=list)
     suspects: list[Line] = field(default_factory=list)
     waits: list[Line] = field(default_factory=list)
@@ -179,8 +177,6 @@ class Reader:
         text, now = line.text, self.now
         if line.level in ("INFO", "DEBUG") and line.key not in self.open and '" 200' in text:
             now.serves, now.last = True, line
-            if answer := ANSWER.search(text):
-                now.answered[answer["path"]] = line.number
             return
         if START.search(text) or (text.startswith("==> ")):
             self.begin(line)

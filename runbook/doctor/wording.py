@@ -282,7 +282,6 @@ SUSPECT = any_of(
     r"\bunexpectedly\b",
     r"\bDO NOT MATCH\b",
 )
-ANSWER = re.compile(r'"[A-Z]+ (?P<path>/[^ ?"]*)[^"]*" 200 OK')
 REQUEST = re.compile(r'"(?P<what>[A-Z]+ (?P<path>/[^ ?"]*)[^"]*) HTTP/[\d.]+" (?P<status>[45]\d\d)')
 BODY = any_of(
     r"Error code: (?P<code>[45]\d\d)",

@@ -286,19 +286,23 @@ def server_pids() -> set[int]:
     return set(map(int, os.environ.get("SERVER_PIDS", "").split()))
 
 
+def listed() -> bool:
+    """Return whether nvidia-smi lists a GPU: one question, because every command asks it where PROFILE is auto."""
+    return bool(re.search(r"^GPU \d+: ", ask("-L")[1], re.MULTILINE))
+
+
 def profile() -> str:
     """Return `gpu` if nvidia-smi lists a GPU or there is any sign of one, else `cpu`.
 
     With signs but no usable GPU it is `gpu` too: the steps then say what is wrong, instead of serving on the CPU.
     """
-    seen = look()
-    return "gpu" if seen.gpus or seen.trouble else "cpu"
+    return "gpu" if listed() or look().trouble else "cpu"
 
 
 def main() -> int:
     """Print the profile, or tell by the exit code whether a GPU is listed."""
     if sys.argv[1] == "listed":
-        return 0 if look().gpus else 1
+        return 0 if listed() else 1
     print(profile())
     return 0
 

@@ -285,8 +285,14 @@ def gpus() -> Iterator[Row]:
     problems = {one: unusable(one, server_pids()) for one in used}
     able = [one for one in used if not problems[one]]
     names = ", ".join(f"{one.index} {one.name}" for one in used)
+    if not used:
+        there, wished = " ".join(one.index for one in seen.gpus), ",".join(wanted or [])
+        zh, en = f"{wished} 不在 nvidia-smi 列出的 GPU 中：{there}", f"nvidia-smi lists no {wished}, only: {there}"
+        todo_zh, todo_en = "请在 .env 中把 GPU 改为其中之一，或设为 auto", "Set GPU in .env to one of these, or to auto"
+        yield Row("gpu", "fail", zh, en, todo_zh, todo_en)
+        return
     lost = seen.trouble and f"; {seen.trouble}"
-    yield Row("gpu", "warn" if lost else "ok" if used else "fail", names + lost, names + lost, seen.todo, seen.todo)
+    yield Row("gpu", "warn" if lost else "ok", names + lost, names + lost, seen.todo, seen.todo)
     for one, why in problems.items():
         if why and (not able or os.environ["GPU"] != "auto"):
             state: State = "fail"
@@ -298,7 +304,7 @@ def gpus() -> Iterator[Row]:
         yield Row("usable", state, f"GPU {one.index}：{why}", f"GPU {one.index}: {why}", zh, en)
     if visible is not None and os.environ["GPU"] == "auto":
         text = f"CUDA_VISIBLE_DEVICES={os.environ['CUDA_VISIBLE_DEVICES']}"
-        yield Row("given", "ok" if used else "fail", f"{text}：只使用这些 GPU", f"{text}: only these GPUs are used")
+        yield Row("given", "ok", f"{text}：只使用这些 GPU", f"{text}: only these GPUs are used")
     version = next((one.driver for one in seen.gpus if one.driver), "")
     major = int(version.split(".")[0]) if version.split(".")[0].isdigit() else 0
     compatible = os.environ.get("VLLM_ENABLE_CUDA_COMPATIBILITY") == "1"

@@ -2,91 +2,22 @@
 
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import ceil
 from typing import Any
 
-from runbook.machine.gpus import Gpu, given, held, is_named, look, owner, server_pids
+from runbook.machine.gpus import given, held, is_named, look, owner, server_pids
 from runbook.machine.memory import GIB, Memory, UnknownError, gib, read_ram, together
 from runbook.messages import Fault, tr
+from runbook.plan.cards import Card, bar, cards, chosen
 from runbook.plan.estimate import CPU_KV, MOST, Estimate, advice, cache_of, estimate
 from runbook.plan.model import Model, the_model
 from runbook.plan.request import BESIDE, ENOUGH, Request, cpu_dtype, overridden, the_request
-from runbook.plan.rules import problems, unusable
+from runbook.plan.rules import problems
 from runbook.plan.servers import Server, Settings, servers
 from runbook.plan.smaller import smaller
 
 KEYS = ("gpu_index", "gpu_memory_utilization", "max_model_len", "weights_gib", "kv_cache_gib", "fits")
-KEEP = 2 * GIB  # stays free where somebody else uses the GPU
-NOBODY = 3 * GIB // 2  # less than this in use by no named process is no other program: the driver's own, a display
-BAR = 40  # characters
-
-
-@dataclass(frozen=True)
-class Card:
-    """A GPU as this plan sees it. All sizes are in bytes."""
-
-    gpu: Gpu
-    memory: Memory  # its free memory includes what this server holds
-    others: int  # in use by other programs
-    keep: int  # to stay free
-    problem: str  # why vLLM cannot use it
-
-    @property
-    def available(self) -> Memory:
-        """The memory that `auto` may take."""
-        return replace(self.memory, free=max(self.memory.free - self.keep, 0))
-
-
-def keep_free(setting: str, shared: bool) -> int:
-    """Return the bytes of a GPU that stay free by GPU_KEEP_FREE_GIB; auto: KEEP where somebody else uses it."""
-    return (KEEP if shared else 0) if setting == "auto" else int(float(setting) * GIB)
-
-
-def card(gpu: Gpu, own: set[int], ours: set[int], keep: str) -> Card:
-    """Return a GPU with who is on it. own: pids of this server; ours: of all our servers; keep: GPU_KEEP_FREE_GIB."""
-    mine = sum(size for size, _ in held(gpu, own, ours=True))
-    free = min(gpu.free + mine, gpu.total)
-    others = [(size, pid) for size, pid in held(gpu, own, ours=False) if pid not in ours]
-    used = max(gpu.total - free - sum(size for size, _ in held(gpu, ours - own, ours=True)), 0)
-    shared = not gpu.unified and bool(others or (used > NOBODY and not own))  # in a container no process is named
-    return Card(
-        gpu, Memory(gpu.index, gpu.total, free), used if shared else 0, keep_free(keep, shared), unusable(gpu, own)
-    )
-
-
-def cards(settings: Settings, own: set[int], ours: set[int]) -> list[Card]:
-    """Return the GPUs that this user has, and whose sizes are known. Raises UnknownError if there is none."""
-    seen, visible = look(), given()
-    if not seen.gpus:
-        raise UnknownError(
-            f"{seen.trouble or tr('nvidia-smi 没有列出任何 GPU', 'nvidia-smi lists no GPU')}; {seen.todo}"
-        )
-    keep = settings.get("GPU_KEEP_FREE_GIB", "auto")
-    found = [card(gpu, own, ours, keep) for gpu in seen.gpus if gpu.total]
-    if not found:
-        zh = f"nvidia-smi 没有给出显存大小（{seen.trouble or '[N/A]'}）。{seen.todo}"
-        raise UnknownError(tr(zh, f"nvidia-smi does not give the GPU memory ({seen.trouble or '[N/A]'}). {seen.todo}"))
-    if settings["GPU"] == "auto" and visible is not None:
-        found = [one for name in visible for one in found if is_named(one.gpu, name)]
-        if not found:
-            text = f"CUDA_VISIBLE_DEVICES={','.join(visible)}"
-            raise UnknownError(tr(f"{text} 中没有可用的 GPU", f"{text} gives no usable GPU"))
-    return found
-
-
-def chosen(wanted: str, found: list[Card]) -> list[Card]:
-    """Return the GPUs of the setting GPU; auto: the usable one with the most available memory. Raises UnknownError."""
-    if wanted != "auto":
-        some = [one for name in wanted.split(",") for one in found if is_named(one.gpu, name)]
-        if len(some) < len(wanted.split(",")):
-            there = " ".join(one.gpu.index for one in found)
-            raise UnknownError(
-                tr(f"GPU={wanted}：可用的 GPU 只有 {there}", f"GPU={wanted}: the usable GPUs are {there}")
-            )
-        return some
-    usable = [one for one in found if not one.problem] or found
-    return [max(usable, key=lambda one: one.available.free)]
 
 
 def needs(settings: Settings, memory: Memory) -> tuple[int, int]:
@@ -120,18 +51,6 @@ def divided(own: tuple[int, int], others: list[tuple[int, int]], free: int) -> l
     least, wanted = (sum(sizes[i] for sizes in everyone) for i in (0, 1))
     part = 1.0 if wanted <= free else max(free - least, 0) / max(wanted - least, 1)
     return [ceil(low + part * (high - low)) for low, high in others]
-
-
-def bar(one: Card, ours: int) -> str:
-    """Return a GPU's memory as a bar: other programs, this server, what is kept free, the rest."""
-    total = one.memory.total
-    parts = ((one.others, "▓"), (ours, "█"), (min(one.keep, total), "░"))
-    drawn = "".join(sign * round(size / total * BAR) for size, sign in parts)[:BAR].ljust(BAR, "·")
-    words = tr(
-        f"其他程序 {gib(one.others)} ▓  本服务 {gib(ours)} █  保持空闲 {gib(one.keep)} ░",
-        f"others {gib(one.others)} ▓  ours {gib(ours)} █  kept free {gib(one.keep)} ░",
-    )
-    return f"GPU {one.gpu.index} {drawn} {words}"
 
 
 class Plan:
@@ -323,12 +242,8 @@ def choose() -> tuple[str, str, str, str, int, str]:
     If the sizes are unknown, it takes the GPU with the most free memory, and that less a margin. Raises Fault E207 if
     there is no GPU.
     """
-    plan = Plan()
-    record, share, seen = (
-        plan.record,
-        os.environ["GPU_MEMORY_UTILIZATION"],
-        look() if os.environ["PROFILE"] == "gpu" else None,
-    )
+    plan, share = Plan(), os.environ["GPU_MEMORY_UTILIZATION"]
+    record, seen = plan.record, look() if os.environ["PROFILE"] == "gpu" else None
     if seen and not seen.gpus:
         raise Fault(
             "E207", why=seen.trouble or tr("nvidia-smi 没有列出任何 GPU", "nvidia-smi lists no GPU"), todo=seen.todo
@@ -340,12 +255,8 @@ def choose() -> tuple[str, str, str, str, int, str]:
     elif record["fits"] is not None:
         share = f"{record['gpu_memory_utilization']:g}" if share == "auto" else share
     else:
-        visible = given()
-        usable = [
-            one
-            for one in seen.gpus
-            if (gpu != "auto" or visible is None or any(is_named(one, name) for name in visible))
-        ]
+        visible = given() if gpu == "auto" else None
+        usable = [one for one in seen.gpus if visible is None or any(is_named(one, name) for name in visible)]
         if gpu == "auto":
             gpu = max(usable or list(seen.gpus), key=lambda one: one.free).index
         free = min(

@@ -83,9 +83,6 @@ class Check:
             fits = self.context * 3 // 4
             zh = f"提示超出上下文（{self.context}）：最大 Token 数至多填 {fits}"
             return tr(zh, f"the prompt exceeds the context ({self.context}): enter at most {fits} as Max tokens")
-        if isinstance(error, openai.BadRequestError) and "--tool-call-parser" in str(error):
-            zh = "服务没有打开（Qwen3、Qwen2.5 自动打开）：在 RAGFlow 中不要选 Tool call"
-            return tr(zh, "off in the server (on for Qwen3 and Qwen2.5): leave Tool call off in RAGFlow")
         if isinstance(error, openai.APITimeoutError):
             return tr("没有按时回答", "no answer in time")
         if isinstance(error, openai.APIConnectionError):
@@ -163,7 +160,10 @@ class Check:
         return tr("都有回答", "all answered")
 
     def tool_call(self) -> str:
-        """Ask a question that needs a tool. Raises Unfit if the model does not call it."""
+        """Ask a question that needs a tool. Raises Unfit if the server takes none, or the model calls none."""
+        if os.environ["TOOLS"] == "off":  # not asked: the server would log a refused request
+            zh = "服务没有打开（Qwen3、Qwen2.5 自动打开）：在 RAGFlow 中不要选 Tool call"
+            raise Unfit(tr(zh, "off in the server (on for Qwen3 and Qwen2.5): leave Tool call off in RAGFlow"))
         reply = self.chat("What is the weather in Paris?", max_tokens=128, tools=[TOOL], tool_choice="auto")
         calls = reply.choices[0].message.tool_calls
         if not calls:

@@ -292,28 +292,3 @@ def test_many_requests_before_the_cause_change_nothing_and_take_no_time() -> Non
 def test_heads_of_other_programs_and_ends_that_are_echoes(log: str, code: str) -> None:
     """A process that aborts itself has told why; a line whose head is not known is read for words of an error."""
     assert codes(log) == [code]
-
-
-PROBED = [
-    '"POST /v1/embeddings HTTP/1.1" 404 Not Found',
-    '"POST /v1/rerank HTTP/1.1" 404 Not Found',
-    '"POST /v1/chat/completions HTTP/1.1" 400 Bad Request',
-    '"POST /v1/chat/completions HTTP/1.1" 200 OK',
-]
-
-
-@pytest.mark.parametrize(
-    ("lines", "found"),
-    [
-        (PROBED, []),
-        ([PROBED[3], PROBED[2], '"GET /v1/models HTTP/1.1" 200 OK', PROBED[3]], []),
-        ([PROBED[3], PROBED[2]], ["E101"]),
-        ([PROBED[1], PROBED[1]], ["E120"]),
-        ([PROBED[0], PROBED[3]], ["E121"]),
-        ([PROBED[2].replace("400 Bad Request", "500 Internal Server Error")], ["E101"]),
-    ],
-)
-def test_a_client_that_finds_out_what_is_served_is_no_fault(lines: list[str], found: list[str]) -> None:
-    """As RAGFlow does when a model is added; a request that the next one of its kind puts right is none either."""
-    log = READY + "".join(f"(APIServer pid=10) INFO:     10.0.0.2:{5 + i} - {line}\n" for i, line in enumerate(lines))
-    assert codes(log) == found

@@ -7,9 +7,9 @@ import pytest
 from runbook import ROOT
 from runbook.machine.gpus import CONTEXT, CUDA_SEES
 from runbook.machine.memory import Memory
+from runbook.plan.cards import KEEP
 from runbook.plan.estimate import LEAST, estimate
 from runbook.plan.model import KNOWN
-from runbook.plan.planner import KEEP
 from runbook.plan.request import BESIDE, ENOUGH, Request
 from runbook.plan.smaller import QWEN, listed
 

@@ -52,7 +52,7 @@ class Pair:
         url = f"http://127.0.0.1:{given['PORT']}/v1"
         fixed = {"HOST": "0.0.0.0", "TMUX_SESSION": "vllm-qwen3", "MACHINE": MACHINE, "SOURCE_URL": url, "LAN_URL": ""}
         given = fixed | given
-        given |= {"MAX_TOKENS": str(self.model.context * 3 // 4)}
+        given |= {"MAX_TOKENS": str(self.model.context * 3 // 4), "TOOLS": "on" if self.model.tools else "off"}
         given.setdefault("DOCKER_URL", url.replace("127.0.0.1", "host.docker.internal"))
         out, code, said = StringIO(), 0, ""
         with pytest.MonkeyPatch.context() as patch, redirect_stdout(out):
@@ -240,6 +240,16 @@ def test_dry_says_what_it_would_do_and_changes_nothing(version: str, pair: Pair)
     made = pair.ragflow.state()
     assert pair.register("--remove", "--dry").returncode == 0
     assert pair.ragflow.state() == made
+
+
+@pytest.mark.parametrize(("kind", "tools"), [("chat", False), ("chat", True), ("embedding", False), ("rerank", False)])
+def test_a_server_of_ours_is_asked_only_what_it_can_answer(kind: str, tools: bool, pair: Pair) -> None:
+    """Its log has no refused request afterwards, which the doctor would report."""
+    pair.model.kind, pair.model.tools = kind, tools
+    done = pair.register(KIND=kind)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert pair.model.refused == []
+    assert f"({kind})" in done.stdout
 
 
 def test_a_model_that_can_call_tools_is_registered_so(pair: Pair) -> None:
