@@ -31,9 +31,9 @@ changed_settings() { # print the settings that differ from .env.example, in its 
 }
 
 packed() { # print all files except the developers' tools, each as a here-document
-  local LC_ALL=C files
+  local LC_ALL=C GLOBIGNORE='runbook/__pycache__/*' files
   cd "$ROOT"
-  files=(inv tasks.py requirements.txt .env.example scripts/*.sh scripts/{lib,support}/*.* runbook/*.* runbook/*/*.{py,toml,rules,conf}
+  files=(inv tasks.py requirements.txt .env.example scripts/*.sh scripts/{lib,support}/*.* runbook/*.* runbook/*/*.*
     docs/{zh,en}/*.md requirements/*.txt requirements/vllm-cpu/*/*)
   printf '  mkdir -p %s\n' "$(dirname "${files[@]}" | sort -u | xargs)"
   awk '

@@ -14,6 +14,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pexpect
 import pytest
 from xdist.scheduler import LoadScopeScheduling
@@ -29,6 +30,10 @@ KEPT = (
 
 # Limits end what hangs. They are what a quiet machine needs with room to spare, times this for a busy one.
 BUSY = 3
+
+
+hypothesis.settings.register_profile("ours", deadline=None)  # a busy machine is slow, not wrong
+hypothesis.settings.load_profile("ours")
 
 
 def settle_here() -> None:

@@ -4,6 +4,7 @@ What can stand on the line before a ```bash block, invisible in the rendered pag
     <!-- not run: WHY -->                it cannot run here
     <!-- may fail: WHY -->               its exit code says nothing
     <!-- keys: after "TEXT" press KEYS -->   what to press in a program that does not end by itself
+    <!-- each: WHY -->                   it is run in each language, however long it takes
     <!-- stays: after "TEXT" press KEYS -->  the command stays in a terminal of its own until the page ends; then KEYS
 """
 
@@ -19,7 +20,7 @@ from runbook import ROOT
 
 LANGS = ("zh", "en")
 FENCE = re.compile(r"^( *)```(\w*)$")
-MARK = re.compile(r"^<!-- (not run|may fail|keys|stays): (.+) -->$")
+MARK = re.compile(r"^<!-- (not run|may fail|each|keys|stays): (.+) -->$")
 # What differs from run to run: times, sizes, shares, dates. Such a number stands for any other, a version does not.
 UNITS = r"(?: ?(?:s|GiB|MiB|KiB|GB|MB)\b| ?(?:秒|个 token)| tokens\b)"
 MEASURED = re.compile(rf"(?<![\d.])\d+\.\d+(?![\d.])|\d+(?:[.,]\d+)*(?={UNITS})|\d+(?::\d\d)+|\d{{4}}-\d\d-\d\d")

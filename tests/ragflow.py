@@ -456,10 +456,8 @@ class Ragflow:
         if words[1:] == ["sessions"]:
             return yes({"id": self.number("s"), "name": body["name"]})
         docs = [row for one in self.chats[words[0]]["dataset_ids"] for row in self.datasets[one]["docs"].values()]
-        asked = set(re.findall(r"\w+", body["question"].lower()))
-        scored = [
-            (len(asked & set(re.findall(r"\w+", row["content"].lower()))) / max(1, len(asked)), row) for row in docs
-        ]
+        asked = _words(body["question"])
+        scored = [(len(asked & _words(row["content"])) / max(1, len(asked)), row) for row in docs]
         best = sorted(
             (pair for pair in scored if pair[0] > 0.1 and pair[1]["run"] == "DONE"), key=lambda pair: -pair[0]
         )
@@ -475,6 +473,11 @@ class Ragflow:
         if "**ERROR**" not in reply["data"]["answer"]:
             reply["data"] |= {"answer": f"{reply['data']['answer']} [ID:0]", "reference": {"chunks": chunks}}
         return status, reply
+
+
+def _words(text: str) -> set[str]:
+    """The words of a text, and each Chinese character: RAGFlow cuts Chinese as well."""
+    return set(re.findall(r"[\u4e00-\u9fff]|[^\W\u4e00-\u9fff]+", text.lower()))
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -48,8 +48,10 @@ def read_file(path: Path, whole: bool) -> list[Start]:
 
 
 def first_error(starts: list[Start]) -> str | None:
-    """Return the text of the cause in the last start that has one."""
+    """Return the text of the cause in the last start that has one: its own, or what a script has reported of it."""
     for start in reversed(starts):
+        if start.own:
+            return clean(start.own[0])
         cause = failure(start) or next(iter(refusals(start)), None)
         if cause and cause.kind != "died":
             text = clean(cause.line.text)

@@ -3,6 +3,7 @@
 # 把导出脚本解出的文件复制到其服务的目录，并输出该目录。
 # The settings in the script become .env there. If they have changed, .env is written again; the keys stay.
 set -euo pipefail
+export PROFILE=cpu # only the directories matter here, and Python would add files to what is unpacked
 source "$(dirname "$0")/../lib/settings.sh"
 
 directory=$BASE_DIR/runbook/$TMUX_SESSION # these two identify a server

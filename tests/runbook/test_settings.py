@@ -208,7 +208,7 @@ LINE = st.one_of(
 
 
 FILES: dict[str, Any] = {"lines": st.lists(LINE, min_size=1, max_size=3), "end": st.sampled_from(["\n", "\r\n", ""])}
-ANY_FIXTURE: dict[str, Any] = {"deadline": None, "suppress_health_check": [HealthCheck.function_scoped_fixture]}
+ANY_FIXTURE: dict[str, Any] = {"suppress_health_check": [HealthCheck.function_scoped_fixture]}
 
 
 def read_alike(lines: list[str], end: str, tmp_path: Path) -> None:

@@ -113,7 +113,7 @@ WORD = st.text(st.characters(codec="utf-8", exclude_categories=["C", "Z"]) | st.
 
 
 @pytest.mark.slow
-@settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=5, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.fixed_dictionaries({key: WORD.map("/{}".format) for key in PATHS}))
 def test_any_value_of_the_environment_arrives(shell: Shell, values: dict[str, str]) -> None:
     written = top(exported(shell, **values))

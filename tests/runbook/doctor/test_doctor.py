@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from runbook import ROOT
 from runbook.doctor import __main__ as doctor
-from runbook.doctor.log import read_text
+from runbook.doctor.log import first_error, read_text
 from runbook.messages import faults
 from tests.conftest import MACHINE, Shell
 
@@ -242,6 +242,15 @@ def test_what_is_not_known_is_said_with_its_first_error(shell: Shell) -> None:
     (found,) = told(shell, text)
     assert (found["code"], found["known"], found["process"], found["line"]) == ("E100", False, "EngineCore", 5)
     assert found["evidence"] == "FooError: the moon is in the wrong place"
+
+
+def test_the_phase_of_a_start_that_a_script_refused_is_what_the_script_said() -> None:
+    text = (
+        BEGIN
+        + READY
+        + "==> serve.sh\n✗ /m/config.json does not exist.\n  → Run ./inv download\n  E21 docs/en/x.md#e21\n"
+    )
+    assert first_error(read_text(text)) == "/m/config.json does not exist."
 
 
 def test_the_key_is_not_in_what_is_shown(shell: Shell) -> None:

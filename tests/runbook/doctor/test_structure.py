@@ -7,7 +7,7 @@ import time
 from unittest.mock import patch
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from runbook import ROOT
@@ -84,7 +84,6 @@ def test_any_text_can_be_read(text: str) -> None:
     assert isinstance(findings(text), list)
 
 
-@settings(deadline=None)
 @given(name=st.sampled_from(FAILED), seed=st.integers(0, 10**6))
 def test_a_real_log_changed_as_another_machine_would_write_it_has_the_same_cause(name: str, seed: int) -> None:
     chance, text = random.Random(seed), LOGS[name]
@@ -97,7 +96,6 @@ def test_a_real_log_changed_as_another_machine_would_write_it_has_the_same_cause
     assert codes(text) == codes(LOGS[name]) == name.split("-")[0].split("+")
 
 
-@settings(deadline=None)
 @given(name=st.sampled_from(FAILED), data=st.data())
 def test_a_log_that_begins_too_late_has_the_same_cause(name: str, data: st.DataObject) -> None:
     text = LOGS[name]
@@ -109,7 +107,6 @@ def test_a_log_that_begins_too_late_has_the_same_cause(name: str, data: st.DataO
     assert codes("".join(lines[max(first, 0) :])) == codes(text)
 
 
-@settings(deadline=None)
 @given(name=st.sampled_from(FAILED), seed=st.integers(0, 10**6))
 def test_lines_of_other_processes_in_between_change_nothing(name: str, seed: int) -> None:
     chance = random.Random(seed)

@@ -13,7 +13,7 @@ from typing import Any
 from unittest.mock import patch
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from runbook import ROOT
@@ -270,7 +270,6 @@ def test_a_damaged_shard_is_no_plan(shell: Shell) -> None:
     assert "model.safetensors has 3000 bytes instead of" in plan(shell, MODEL_DIR=path)["reason"]
 
 
-@settings(deadline=None)
 @given(
     cards=st.lists(st.tuples(st.integers(4, 141), st.floats(0.01, 1)), min_size=1, max_size=4),
     share=st.sampled_from([None, 0.3, 0.6, 0.9]),
