@@ -206,7 +206,7 @@ def run_step(name: str, *args: str, place: str = "", again: str = "") -> None:
         except Interrupted:
             raise
         except (Exit, Fault) as error:
-            if name in ("install", "download", "tmux-start") and not dry_wanted():
+            if name in ("install", "download", "tmux-start", "curl-test") and not dry_wanted():
                 with suppress(Exit):  # the new lines of the log, and the disk, may show why
                     run_script("doctor", "--from", begin, settings=settings)
             words = tr(f"解决后再运行 {again}", f"Fix this, then run {again} again")

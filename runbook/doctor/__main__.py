@@ -17,7 +17,6 @@ from runbook.doctor.cause import Cause, cause_of, cut_off, failure, hang, refusa
 from runbook.doctor.known import advice, known
 from runbook.doctor.log import clean, read_file, read_input
 from runbook.doctor.structure import Start
-from runbook.doctor.wording import REQUEST
 from runbook.messages import end_with_the_reader, fault_text, page_of, run, tr
 
 SILENT = 600  # seconds without a line, after which a start hangs; compiling may take minutes
@@ -122,7 +121,7 @@ def of_log(starts: list[Start], whole: bool, running: bool) -> list[Finding]:
             found: dict[str, Finding] = {}
             for cause in refusals(start):
                 one = finding(cause)
-                if one.code == "E101" and REQUEST.search(cause.line.text) and found:
+                if one.code == "E101" and found and cause.kind == "request" and not cause.texts:
                     continue  # the line of a request of which the error is already told
                 found.setdefault(one.code, one)
             return list(found.values())[:MOST_REQUESTS]

@@ -149,12 +149,17 @@ def refusals(start: Start, kind: str = "request") -> list[Cause]:
         if mark not in seen:
             seen.add(mark)
             found.append(cause)
-    for line in start.requests:
-        request = REQUEST.search(line.text)
-        mark = request["path"] + request["status"] if request else line.text
+    requests = [(line, match) for line in start.requests if (match := REQUEST.search(line.text))]
+    explained = {match["path"] + match["status"] for _, match in requests if match["reason"]}
+    for line, match in requests:
+        mark = match["path"] + match["status"]
+        if mark in explained:
+            if not match["reason"]:
+                continue
+            mark += re.sub(r"\d+|'[^']*'", "", match["reason"])
         if mark not in seen:
             seen.add(mark)
-            found.append(Cause("request", line, line.process, "", [line.text.strip()]))
+            found.append(Cause("request", line, line.process, "", [match["reason"]] if match["reason"] else []))
     return found
 
 

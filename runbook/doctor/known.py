@@ -40,9 +40,10 @@ def known(cause: Cause) -> str | None:
     if cause.kind == "hang":
         look("hang", cause.line.text, 0)
         return min(hits)[3] if hits else "E15"
-    if request := REQUEST.search(cause.line.text):
-        look("request", f"{request['what']} {request['status']}", 0)
-    for depth, text in enumerate([] if request else cause.texts):
+    request = REQUEST.search(cause.line.text)
+    if request:
+        look("request", f"{request['what']} {request['status']}", 1 if request["reason"] else 0)
+    for depth, text in enumerate([] if request and not request["reason"] else cause.texts):
         look("pattern", text, depth)
     if cause.place:
         look("at", f"{cause.place} {cause.texts[0]}", -1)
@@ -113,7 +114,14 @@ def search_term(text: str) -> str:
 
 
 def advice(text: str, outer: str = "") -> str:
-    """Return what to try in general for an unknown error. outer: the error that it led to, if that tells more."""
+    """Return what to try in general for an unknown error. outer: the error that it led to, if that tells more.
+
+    Of a refused request only the reason tells something.
+    """
+    if request := REQUEST.search(text):
+        text = request["reason"] or ""
+        if not text:
+            return ""
     found = next((tr(zh, en) for pattern, zh, en in TOPICS if re.search(pattern, f"{text} {outer}")), "")
     term = search_term(outer or text)
     address = f"https://github.com/vllm-project/vllm/issues?q={quote_plus(term)}"

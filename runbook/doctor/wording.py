@@ -282,7 +282,10 @@ SUSPECT = any_of(
     r"\bunexpectedly\b",
     r"\bDO NOT MATCH\b",
 )
-REQUEST = re.compile(r'"(?P<what>[A-Z]+ (?P<path>/[^ ?"]*)[^"]*) HTTP/[\d.]+" (?P<status>[45]\d\d)')
+# With a reason, as runbook.server.middleware logs it.
+REQUEST = re.compile(
+    r'"(?P<what>[A-Z]+ (?P<path>/[^ ?"]*)[^"]*) HTTP(?:/[\d.]+)?" (?P<status>[45]\d\d)(?:: (?P<reason>.+))?'
+)
 BODY = any_of(
     r"Error code: (?P<code>[45]\d\d)",
     r"'(?:code|status_code)': (?P<number>[45]\d\d)",

@@ -2,10 +2,14 @@
 
 An ASGI middleware, loaded by `vllm serve --middleware runbook.server.middleware.ApiKeyMiddleware` as the outermost one:
 vLLM's own --api-key leaves half of its routes open. The key is in VLLM_API_KEY; without one every request is allowed.
+It also logs why vLLM refuses a request, because vLLM itself logs only the status.
 """
 
 import hmac
+import json
+import logging
 import os
+import re
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
@@ -15,6 +19,10 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Message, Receive, Send], Awaitable[None]]
 
 LIMIT = int(os.environ.get("RUNBOOK_BODY_MIB", "32")) << 20  # bytes; a full context is about 1 MiB, images are more
+
+
+MOST = 65536  # bytes of an error's body that are read
+LOG = logging.getLogger("vllm.runbook")  # below vLLM's logger, so that the line looks like vLLM's own
 
 
 class TooLarge(Exception):
@@ -89,13 +97,44 @@ class ApiKeyMiddleware:
         async def renamed(event: Message) -> None:
             if received > LIMIT and event["type"] == "http.response.start":
                 event = {**event, "status": 413}
-            await send(event)
+            await told(event)
 
+        told = telling(scope, send)
         self.open += 1
         try:
             await self.app(scope, counting, renamed)
         finally:
             self.open -= 1
+
+
+def reason_of(body: bytes) -> str:
+    """Return the message in the body of an error, in one line and without what the client sent; empty if none."""
+    try:
+        data = json.loads(body)
+        said = data["error"]["message"] if "error" in data else data["detail"]
+    except (ValueError, TypeError, KeyError):
+        return ""
+    if not isinstance(said, str) or said in ("Not Found", "Method Not Allowed"):  # of paths that no route has
+        return ""
+    said = re.split(r",? *'?\binput(?:_value)?'?[:=]", said)[0]
+    return " ".join("".join(one if one.isprintable() else " " for one in said).split())[:300]
+
+
+def telling(scope: Message, send: Send) -> Send:
+    """Return a `send` that logs why the app answers a request with 4xx."""
+    status, body = 0, b""
+
+    async def told(event: Message) -> None:
+        nonlocal status, body
+        if event["type"] == "http.response.start":
+            status = event["status"]
+        elif event["type"] == "http.response.body" and 400 <= status < 500 and status != 413:
+            body += event.get("body", b"")[: MOST - len(body)]
+            if not event.get("more_body") and (reason := reason_of(body)):
+                LOG.info('refused "%s %s HTTP" %d: %s', scope["method"], scope["path"], status, reason)
+        await send(event)
+
+    return told
 
 
 async def refuse(scope: Message, send: Send, status: int, body: bytes) -> None:

@@ -5,9 +5,10 @@ import os
 import shutil
 from pathlib import Path
 
+import httpx
 import pytest
 
-from tests.conftest import Shell
+from tests.conftest import BUSY, Shell
 from tests.e2e.conftest import Deployment
 
 
@@ -23,6 +24,11 @@ def variant(deployed: Deployment, path: Path) -> Path:
         ({"VLLM_EXTRA_ARGS": "--no-such-flag"}, "E64", "unrecognized arguments: --no-such-flag"),
         ({"GPU_MEMORY_UTILIZATION": "0.01"}, "E53", "is less than requested memory for kv"),
         ({"MAX_MODEL_LEN": "999999", "GPU_MEMORY_UTILIZATION": "0.2"}, "E52", "User-specified max_model_len (999999)"),
+        (
+            {"VLLM_EXTRA_ARGS": "--enable-auto-tool-choice --tool-call-parser nosuch"},
+            "E125",
+            "invalid tool call parser: nosuch",
+        ),
         ({"SPOIL": "shard"}, "E13", "SafetensorError"),
         ({"SPOIL": "tokenizer"}, "E13", "tokenizer"),
     ],
@@ -60,6 +66,42 @@ def test_what_the_plan_refuses_is_told_before_the_session_is_made(deployed: Depl
     assert "E50 " in done.stderr
     assert "exceeds the model's maximum of 8192" in done.stderr
     assert own.run("tmux", "has-session", "-t", "=vllm-qwen3").returncode != 0
+
+
+TEMPLATE = """{%- for m in messages %}{%- if m.role == "system" and not loop.first %}
+{{- raise_exception("System message must be at the beginning.") }}{%- endif %}{{ m.content }}
+{% endfor %}"""
+
+
+def test_a_chat_that_the_template_refuses_is_told_by_its_reason(deployed: Deployment, tmp_path: Path) -> None:
+    """vLLM logs only the status of a refused request: the middleware adds the reason."""
+    folder = variant(deployed, tmp_path / "M")
+    (folder / "chat_template.jinja").unlink()
+    own = Shell(deployed.shell.home, deployed.shell.root, {**deployed.shell.settings, "MODEL_DIR": str(folder)})
+    assert own.inv("stop", timeout=120).returncode == 0
+    try:
+        assert own.inv("tmux-start", timeout=180).returncode == 0
+        done = own.inv("curl-test", timeout=60)
+        assert done.returncode == 1
+        assert "E118 docs/en/troubleshooting.md#e118" in done.stdout, done.stdout + done.stderr
+        assert "default chat template is no longer allowed" in done.stdout
+        assert own.inv("stop", timeout=120).returncode == 0
+        (folder / "chat_template.jinja").write_text(TEMPLATE, "utf-8")
+        assert own.inv("tmux-start", timeout=180).returncode == 0
+        messages = [{"role": role, "content": "hello"} for role in ("system", "user", "system")]
+        answer = httpx.post(
+            f"http://127.0.0.1:{deployed.port}/v1/chat/completions",
+            json={"model": "M", "messages": messages, "max_tokens": 2},
+            headers={"Authorization": f"Bearer {deployed.key}"},
+            timeout=60 * BUSY,
+            trust_env=False,
+        )
+        assert answer.status_code == 400, answer.text
+        found = json.loads(own.inv("doctor", "--json").stdout)
+        assert [row["code"] for row in found] == ["E119"], found
+        assert "System message must be at the beginning." in found[0]["evidence"]
+    finally:
+        own.inv("stop", timeout=120)
 
 
 def test_a_running_server_has_no_finding(running: Deployment) -> None:

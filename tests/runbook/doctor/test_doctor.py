@@ -244,6 +244,21 @@ def test_what_is_not_known_is_said_with_its_first_error(shell: Shell) -> None:
     assert found["evidence"] == "FooError: the moon is in the wrong place"
 
 
+def refused(reason: str) -> str:
+    """A refused request, as uvicorn and then the middleware log it."""
+    what = "POST /v1/chat/completions HTTP"
+    said = f'(APIServer pid=10) INFO 01-02 03:05:00 [middleware.py:9] refused "{what}" 400: {reason}\n'
+    return f'(APIServer pid=10) INFO:     10.0.0.2:5 - "{what}/1.1" 400 Bad Request\n' + said
+
+
+def test_a_refused_request_is_told_by_its_reason(shell: Shell) -> None:
+    template, context = "System message must be at the beginning.", "The moon is too far away."
+    found = told(shell, BEGIN + READY + refused(template) + refused(context) + refused(context))
+    assert [(one["code"], one["known"]) for one in found] == [("E119", True), ("E101", False)]
+    assert context in found[1]["evidence"]
+    assert "curl" not in found[1]["fix"], "HTTP in a request is no error of the network"
+
+
 def test_the_phase_of_a_start_that_a_script_refused_is_what_the_script_said() -> None:
     text = (
         BEGIN

@@ -109,3 +109,40 @@ def test_opened_on_purpose() -> None:
     for key in ("none", ""):
         assert call(middleware(key))[0]["status"] == 200
         assert call(middleware(key), headers=bearer("anything"))[0]["status"] == 200
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        ('{"error": {"message": "System message must be\\nfirst.", "code": 400}}', "System message must be first."),
+        ('{"detail": "too many images"}', "too many images"),
+        ('{"detail": "Not Found"}', ""),
+        ('{"detail": [1]}', ""),
+        ('{"error": "no"}', ""),
+        ('["error"]', ""),
+        ("<html>", ""),
+        (
+            """{"error": {"message": "[{'type': 'missing', 'msg': 'Field required', 'input': {'a': 'my secret'}}]"}}""",
+            "[{'type': 'missing', 'msg': 'Field required'",
+        ),
+        (
+            '{"error": {"message": "1 error: Field required [type=missing, input_value={1}]"}}',
+            "1 error: Field required [type=missing",
+        ),
+    ],
+)
+def test_why_a_request_is_refused_is_logged_without_what_was_sent(
+    body: str, reason: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 400, "headers": []})
+        await send({"type": "http.response.body", "body": body[:20].encode(), "more_body": True})
+        await send({"type": "http.response.body", "body": body[20:].encode()})
+
+    built = middleware()
+    built.app = app
+    with caplog.at_level("INFO", "vllm.runbook"):
+        sent = call(built, "/v1/x", bearer(KEY), method="POST")
+    assert b"".join(one.get("body", b"") for one in sent) == body.encode(), "the answer is as it was"
+    wanted = [f'refused "POST /v1/x HTTP" 400: {reason}'] if reason else []
+    assert [one.getMessage() for one in caplog.records] == wanted
