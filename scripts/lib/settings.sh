@@ -121,6 +121,11 @@ load_settings() {
 
 note() { [[ -n ${RUNBOOK_TASK:-} ]] || say "$1" "$2" >&2; }
 
+anything_of_nvidia() { # check for nvidia-smi or any trace of an NVIDIA device; without one, no Python has to look
+  command -v nvidia-smi >/dev/null || compgen -G '/dev/nvidia*' >/dev/null ||
+    [[ -e /usr/lib/wsl/lib/nvidia-smi || -e /proc/driver/nvidia ]] || grep -qs 0x10de /sys/bus/pci/devices/*/vendor
+}
+
 about_gpus() { # about_gpus profile|listed: print gpu or cpu; or check that nvidia-smi lists a GPU
   local python
   python=$(find_python) || exit 1
@@ -129,7 +134,8 @@ about_gpus() { # about_gpus profile|listed: print gpu or cpu; or check that nvid
 
 resolve_auto() { # resolve auto: the profile, the model, its directory and its name
   if [[ $PROFILE == auto ]]; then
-    PROFILE=$(about_gpus profile) || exit 1
+    PROFILE=cpu
+    ! anything_of_nvidia || PROFILE=$(about_gpus profile) || exit 1
     note "PROFILE=auto → $PROFILE（依据 nvidia-smi）" "PROFILE=auto → $PROFILE (by nvidia-smi)"
   fi
   local chosen=$MODEL_ID

@@ -9,6 +9,7 @@ from unittest.mock import patch
 
 import pytest
 
+from runbook import ROOT
 from runbook.machine import gpus, preflight
 from runbook.machine.gpus import Gpu, look, profile
 from runbook.machine.memory import GIB
@@ -111,6 +112,17 @@ def test_a_sign_of_a_gpu_without_nvidia_smi(sign: str, shell: Shell) -> None:
         assert profile() == "gpu"
         assert "nvidia-smi is not" in look().trouble
         assert "PROFILE=cpu" in look().todo
+
+
+def test_the_scripts_see_a_card_without_nvidia_smi(shell: Shell) -> None:
+    """They ask Python only if there is a trace of NVIDIA: here a PCI device, in a mount namespace of its own."""
+    script = """mount -t tmpfs none /sys/bus/pci/devices && mkdir /sys/bus/pci/devices/0000:01:00.0 || exit 77
+        cd /sys/bus/pci/devices/0000:01:00.0 && echo 0x10de >vendor && echo 0x030200 >class
+        source "$1/scripts/lib/settings.sh" && echo "$PROFILE" """
+    done = shell.run("unshare", "-rm", "bash", "-c", script, "-", ROOT, BASE_DIR=shell.home, PROFILE="auto")
+    if done.returncode == 77 or "unshare:" in done.stderr:
+        pytest.skip("no mount namespace here")
+    assert done.stdout.split()[-1] == "gpu", done.stderr
 
 
 @pytest.mark.parametrize(("vendor", "kind"), [("0x1002", "0x030000"), ("0x10de", "0x040300")])
