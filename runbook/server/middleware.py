@@ -19,8 +19,6 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Message, Receive, Send], Awaitable[None]]
 
 LIMIT = int(os.environ.get("RUNBOOK_BODY_MIB", "32")) << 20  # bytes; a full context is about 1 MiB, images are more
-
-
 MOST = 65536  # bytes of an error's body that are read
 LOG = logging.getLogger("vllm.runbook")  # below vLLM's logger, so that the line looks like vLLM's own
 
@@ -108,7 +106,7 @@ class ApiKeyMiddleware:
 
 
 def reason_of(body: bytes) -> str:
-    """Return the message in the body of an error, in one line and without what the client sent; empty if none."""
+    """Return the message in the body of an error, in one line and without the request; empty if none."""
     try:
         data = json.loads(body)
         said = data["error"]["message"] if "error" in data else data["detail"]
@@ -116,8 +114,12 @@ def reason_of(body: bytes) -> str:
         return ""
     if not isinstance(said, str) or said in ("Not Found", "Method Not Allowed"):  # of paths that no route has
         return ""
-    said = re.split(r",? *'?\binput(?:_value)?'?[:=]", said)[0]
-    return " ".join("".join(one if one.isprintable() else " " for one in said).split())[:300]
+    return one_line(re.split(r",? *'?\binput(?:_value)?'?[:=]", said)[0])
+
+
+def one_line(text: str) -> str:
+    """Return the text in one line of the log, 300 characters at most."""
+    return " ".join("".join(one if one.isprintable() else " " for one in text).split())[:300]
 
 
 def telling(scope: Message, send: Send) -> Send:
@@ -131,7 +133,7 @@ def telling(scope: Message, send: Send) -> Send:
         elif event["type"] == "http.response.body" and 400 <= status < 500 and status != 413:
             body += event.get("body", b"")[: MOST - len(body)]
             if not event.get("more_body") and (reason := reason_of(body)):
-                LOG.info('refused "%s %s HTTP" %d: %s', scope["method"], scope["path"], status, reason)
+                LOG.info('refused "%s %s HTTP" %d: %s', scope["method"], one_line(scope["path"]), status, reason)
         await send(event)
 
     return told

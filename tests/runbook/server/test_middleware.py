@@ -131,7 +131,7 @@ def test_opened_on_purpose() -> None:
         ),
     ],
 )
-def test_why_a_request_is_refused_is_logged_without_what_was_sent(
+def test_why_a_request_is_refused_is_logged_without_the_request(
     body: str, reason: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -142,7 +142,7 @@ def test_why_a_request_is_refused_is_logged_without_what_was_sent(
     built = middleware()
     built.app = app
     with caplog.at_level("INFO", "vllm.runbook"):
-        sent = call(built, "/v1/x", bearer(KEY), method="POST")
+        sent = call(built, "/v1/x\nERROR y", bearer(KEY), method="POST")
     assert b"".join(one.get("body", b"") for one in sent) == body.encode(), "the answer is as it was"
-    wanted = [f'refused "POST /v1/x HTTP" 400: {reason}'] if reason else []
+    wanted = [f'refused "POST /v1/x ERROR y HTTP" 400: {reason}'] if reason else []
     assert [one.getMessage() for one in caplog.records] == wanted
