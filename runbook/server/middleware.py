@@ -114,7 +114,7 @@ def reason_of(body: bytes) -> str:
         return ""
     if not isinstance(said, str) or said in ("Not Found", "Method Not Allowed"):  # of paths that no route has
         return ""
-    return one_line(re.split(r",? *'?\binput(?:_value)?'?[:=]", said)[0])
+    return one_line(re.split(r",? *(?:'input': |\binput_value=)", said)[0])
 
 
 def one_line(text: str) -> str:

@@ -116,6 +116,7 @@ def test_opened_on_purpose() -> None:
     [
         ('{"error": {"message": "System message must be\\nfirst.", "code": 400}}', "System message must be first."),
         ('{"detail": "too many images"}', "too many images"),
+        ('{"error": {"message": "Invalid input: it is empty"}}', "Invalid input: it is empty"),
         ('{"detail": "Not Found"}', ""),
         ('{"detail": [1]}', ""),
         ('{"error": "no"}', ""),
